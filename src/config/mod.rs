@@ -1,0 +1,1 @@
+//! Arguments, environment and files become one validated [`Config`].

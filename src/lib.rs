@@ -1,0 +1,38 @@
+//! txstream relays committed outbox rows from Postgres to Kafka and loses none.
+//!
+//! Read the modules in this order; it is the way of an event, then what surrounds it:
+//!
+//! 1. [`postgres`]: connections, TLS, the replication stream, slots. Knows nothing of outboxes or Kafka.
+//! 2. [`pgoutput`]: the bytes of the logical replication plugin, decoded without copying.
+//! 3. [`outbox`]: a row of an outbox table becomes a [`outbox::Record`].
+//! 4. [`kafka`]: the producer; a record goes in with a ticket, a delivery with that ticket comes out.
+//! 5. [`relay`]: what may be read, sent and confirmed. The promise of the project lives here.
+//! 6. [`migrate`]: tables and the publication.
+//! 7. [`admin`], [`metrics`]: what the relay says about itself.
+//! 8. [`config`], [`cli`]: what people type.
+//!
+//! Arrows go one way: `cli` uses everything, `config` builds the settings each module defines for
+//! itself, `relay` uses `outbox`, `pgoutput`, `postgres` and `kafka`, and none of those four knows
+//! `relay`. `postgres` and `kafka` do not know each other.
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::print_stdout,
+        clippy::print_stderr,
+        clippy::too_many_lines
+    )
+)]
+
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod kafka;
+pub mod metrics;
+pub mod migrate;
+pub mod outbox;
+pub mod pgoutput;
+pub mod postgres;
+pub mod relay;
+pub mod secret;

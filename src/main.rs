@@ -1,0 +1,3 @@
+//! The `txstream` binary.
+
+fn main() {}

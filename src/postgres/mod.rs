@@ -1,0 +1,17 @@
+//! Postgres as txstream sees it: connection settings, TLS, ordinary SQL, and the replication
+//! connection that tokio-postgres does not offer.
+//!
+//! Knows nothing of outbox tables, Kafka or the relay: this folder and [`crate::pgoutput`] could
+//! leave as a library unchanged.
+
+pub mod conninfo;
+pub mod error;
+pub mod lsn;
+pub mod replication;
+pub mod slot;
+pub mod sql;
+pub mod stream;
+
+pub use conninfo::ConnInfo;
+pub use error::PgError;
+pub use lsn::Lsn;

@@ -1,0 +1,1 @@
+//! A replication slot as `pg_replication_slots` shows it.

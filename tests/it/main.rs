@@ -1,0 +1,2 @@
+//! Integration tests: real servers, the relay as a child process.
+fn main() {}
