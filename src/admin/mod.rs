@@ -1,1 +1,5 @@
 //! The admin server: metrics, health, status, acts.
+
+pub mod settings;
+
+pub use settings::Settings;

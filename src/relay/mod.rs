@@ -1,1 +1,5 @@
 //! The relay.
+
+pub mod settings;
+
+pub use settings::Settings;
