@@ -3,3 +3,15 @@
 pub mod settings;
 
 pub use settings::Settings;
+
+mod backoff;
+mod breaker;
+mod core;
+mod gather;
+mod halt;
+mod lane;
+mod ledger;
+mod rounds;
+mod topics;
+
+pub use halt::Halt;

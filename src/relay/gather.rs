@@ -1,0 +1,129 @@
+//! When records that were read are handed to the producer: at once when it is quiet, in bursts when
+//! it is busy.
+//!
+//! librdkafka sends whatever is queued when its broker thread wakes. Handing over record by record
+//! under load makes thousands of tiny requests; a fixed linger makes a lone event late. So the recent
+//! rate decides. An empty socket is no sign of quiet: the relay is faster than the walsender and runs
+//! dry all the time in a drain.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The window in which records are counted, and the longest time a burst gathers. With 10 ms the
+/// broker sees at most some hundred requests a second; a lone event never waits for it.
+const WINDOW: Duration = Duration::from_millis(10);
+
+/// More records than this in a window is busy: above it requests of one record each cost the broker
+/// more than the wait costs the reader (10,000 a second).
+const BUSY_RECORDS: usize = 100;
+
+/// A burst this large is worth a request by itself.
+const BURST_RECORDS: usize = 8_192;
+
+/// The recent rate and the burst that gathers.
+#[derive(Debug)]
+pub(super) struct Gather {
+    window_ends: Option<Instant>,
+    in_window: usize,
+    busy: bool,
+    since: Option<Instant>,
+}
+
+impl Gather {
+    /// Quiet.
+    pub(super) fn new() -> Self {
+        Self { window_ends: None, in_window: 0, busy: false, since: None }
+    }
+
+    /// `records` were read.
+    pub(super) fn took(&mut self, records: usize, now: Instant) {
+        match self.window_ends {
+            Some(ends) if now < ends => self.in_window += records,
+            ended => {
+                // A window without a successor in time says nothing of now: quiet.
+                let recent = ended.is_some_and(|ends| now < ends + WINDOW);
+                self.busy = recent && self.in_window > BUSY_RECORDS;
+                self.in_window = records;
+                self.window_ends = Some(now + WINDOW);
+            }
+        }
+        self.busy |= self.in_window > BUSY_RECORDS;
+        self.since.get_or_insert(now);
+    }
+
+    /// Whether `queued` records are to be handed over now; `full` says that nothing more can be read
+    /// until some are.
+    pub(super) fn is_due(&self, queued: usize, full: bool, now: Instant) -> bool {
+        queued > 0
+            && (!self.busy
+                || full
+                || queued >= BURST_RECORDS
+                || self.since.is_none_or(|since| now >= since + WINDOW))
+    }
+
+    /// When the burst that gathers is due at the latest.
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        self.since.map(|since| if self.busy { since + WINDOW } else { since })
+    }
+
+    /// What was queued has been handed over.
+    pub(super) fn handed_over(&mut self) {
+        self.since = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lone_record_goes_at_once() {
+        let mut gather = Gather::new();
+        let now = Instant::now();
+        gather.took(1, now);
+        assert!(gather.is_due(1, false, now));
+        assert!(!gather.is_due(0, false, now), "nothing queued, nothing due");
+    }
+
+    #[test]
+    fn a_busy_stream_gathers_for_one_window() {
+        let mut gather = Gather::new();
+        let now = Instant::now();
+        gather.took(BUSY_RECORDS + 1, now);
+        assert!(!gather.is_due(BUSY_RECORDS + 1, false, now));
+        assert_eq!(gather.due_at(), Some(now + WINDOW));
+        assert!(gather.is_due(BUSY_RECORDS + 1, false, now + WINDOW));
+    }
+
+    #[test]
+    fn a_large_burst_or_a_full_budget_does_not_wait() {
+        let mut gather = Gather::new();
+        let now = Instant::now();
+        gather.took(BURST_RECORDS, now);
+        assert!(gather.is_due(BURST_RECORDS, false, now));
+        assert!(gather.is_due(200, true, now));
+    }
+
+    #[test]
+    fn a_pause_makes_it_quiet_again() {
+        let mut gather = Gather::new();
+        let now = Instant::now();
+        gather.took(5_000, now);
+        gather.handed_over();
+        let later = now + WINDOW * 3;
+        gather.took(1, later);
+        assert!(gather.is_due(1, false, later));
+    }
+
+    #[test]
+    fn a_steady_stream_stays_busy_from_window_to_window() {
+        let mut gather = Gather::new();
+        let now = Instant::now();
+        gather.took(5_000, now);
+        gather.handed_over();
+        let next = now + WINDOW + Duration::from_millis(1);
+        gather.took(1, next);
+        assert!(!gather.is_due(1, false, next), "the last window was busy");
+    }
+}
