@@ -15,3 +15,6 @@ mod rounds;
 mod topics;
 
 pub use halt::Halt;
+
+#[cfg(test)]
+mod sim;
