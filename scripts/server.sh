@@ -131,7 +131,7 @@ family() {
 # signal_family SIGNAL PID: the parent first, so that a frozen one cannot make children meanwhile.
 signal_family() {
   local pid
-  kill "-$1" "$2" 2>/dev/null || return 0
+  kill "-$1" "$2" 2>/dev/null || return 1
   for pid in $(family "$2"); do kill "-$1" "$pid" 2>/dev/null || true; done
 }
 
