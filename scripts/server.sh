@@ -135,7 +135,7 @@ signal_family() {
   for pid in $(family "$2"); do kill "-$1" "$pid" 2>/dev/null || true; done
 }
 
-# run_until_stdin_ends: starts the server of $dir (function `start`), prints its facts, and when
+# run_until_stdin_ends: starts the server of $dir (function `start`), prints its facts and `end`, and when
 # standard input ends, however the process at its other end died, throws the server (function
 # `destroy`) and its directory away. TXSTREAM_KEEP=1 keeps the directory.
 run_until_stdin_ends() {
@@ -147,6 +147,7 @@ run_until_stdin_ends() {
   start
   unlock_dir
   facts
+  echo end
   while read -r _; do :; done
 }
 
