@@ -202,17 +202,17 @@ fn an_error_names_the_flag_when_the_flag_was_used() {
 
 #[test]
 fn the_highest_layer_that_names_the_database_decides_and_the_url_wins_within_it() {
-    let env_url = ("DATABASE_URL", "postgres://env-url/db");
-    let flag_url = ("DATABASE_URL", "postgres://flag-url/db");
+    let env_url = ("DATABASE_URL", "postgres://u@env-url/db");
+    let flag_url = ("DATABASE_URL", "postgres://u@flag-url/db");
     for (flags, environment, dotenv, host, user) in [
         (&[][..], &[][..], "", "localhost", "postgres"),
         (&[], &[env_url, ("DB_HOST", "env-host")], "", "env-url", "u"),
         (&[("DB_HOST", "flag-host")], &[env_url], "", "flag-host", "postgres"),
         (&[("DB_USER", "flag-user")], &[env_url], "", "localhost", "flag-user"),
         (&[flag_url], &[env_url, ("DB_HOST", "env-host")], "", "flag-url", "u"),
-        (&[], &[("DB_USER", "me")], "DATABASE_URL=postgres://dot/db", "localhost", "me"),
+        (&[], &[("DB_USER", "me")], "DATABASE_URL=postgres://u@dot/db", "localhost", "me"),
         (&[], &[("DATABASE_HOST", "alias")], "DB_USER=dot\nDB_HOST=dot", "alias", "postgres"),
-        (&[], &[], "DATABASE_URL=postgres://dot/db\nDB_HOST=other", "dot", "u"),
+        (&[], &[], "DATABASE_URL=postgres://u@dot/db\nDB_HOST=other", "dot", "u"),
         // How to connect is not where.
         (&[], &[("DB_SSL_MODE", "require"), ("DB_MAX_OPEN_CONNS", "1")], "DB_HOST=dot", "dot", "postgres"),
         // An empty value and a service link name nothing.
@@ -231,7 +231,7 @@ fn what_loses_in_the_database_rule_is_said_without_its_value() {
     let (_, warnings) = loaded(&inputs(&[("DB_HOST", "h")], &[("DB_PASSWORD", "hunter2")], "", &[]));
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].contains("DB_PASSWORD (environment) is not used"), "{warnings:?}");
-    let (_, warnings) = from_env(&[("DATABASE_URL", "postgres://h/db"), ("DB_PASSWORD", "hunter2")]);
+    let (_, warnings) = from_env(&[("DATABASE_URL", "postgres://u@h/db"), ("DB_PASSWORD", "hunter2")]);
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].contains("DATABASE_URL wins"), "{warnings:?}");
     assert!(!warnings[0].contains("hunter2"));
@@ -239,9 +239,10 @@ fn what_loses_in_the_database_rule_is_said_without_its_value() {
 
 #[test]
 fn db_ssl_applies_where_the_url_names_no_ssl_key() {
-    for (url, mode) in
-        [("postgres://h/db", SslMode::Require), ("postgres://h/db?sslmode=verify-full", SslMode::VerifyFull)]
-    {
+    for (url, mode) in [
+        ("postgres://u@h/db", SslMode::Require),
+        ("postgres://u@h/db?sslmode=verify-full", SslMode::VerifyFull),
+    ] {
         let replication = ("REPLICATION_URL", url);
         let (config, warnings) = from_env(&[("DATABASE_URL", url), ("DB_SSL_MODE", "require"), replication]);
         assert_eq!(config.database.ssl_mode, mode);
@@ -254,7 +255,7 @@ fn db_ssl_applies_where_the_url_names_no_ssl_key() {
 
 #[test]
 fn replication_goes_where_its_own_url_says() {
-    let (config, _) = from_env(&[("DB_HOST", "pooler"), ("REPLICATION_URL", "postgres://direct/db")]);
+    let (config, _) = from_env(&[("DB_HOST", "pooler"), ("REPLICATION_URL", "postgres://u@direct/db")]);
     assert_eq!((config.database.host.as_str(), config.replication.host.as_str()), ("pooler", "direct"));
 }
 
@@ -457,4 +458,34 @@ fn a_value_that_is_not_utf8_is_an_error_only_under_our_names() {
     inputs.environment.push((OsString::from("APP_NAME"), value));
     let told = load(&inputs).map(|_| ()).unwrap_err();
     assert_eq!(told, ["APP_NAME in the environment is not UTF-8"]);
+}
+
+#[test]
+fn a_url_is_shown_redacted_and_its_errors_show_no_password() {
+    let (config, _) = from_env(&[("DATABASE_URL", "postgresql://me:hunter2@db.example/shop")]);
+    assert!(!format!("{:?} {config:?}", config.report).contains("hunter2"));
+    assert_eq!(shown(&config, "DATABASE_URL").1, "environment");
+    assert!(shown(&config, "DATABASE_URL").0.contains("db.example"));
+    assert_eq!(shown(&config, "DB_HOST"), ("db.example", "DATABASE_URL"));
+    assert_eq!(shown(&config, "DB_PASSWORD"), ("***", "DATABASE_URL"));
+    assert!(shown(&config, "REPLICATION_URL").0.contains("db.example"));
+
+    let (config, _) = from_env(&[("DATABASE_URL", "host=/var/run/postgresql user=me dbname=shop")]);
+    assert_eq!(config.database.host, "/var/run/postgresql");
+
+    let told = errors(&[("DATABASE_URL", "postgresql://me:hunter2@h/d?sslmod=require&nonsense=hunter2")]);
+    assert!(told.len() == 2 && told.iter().all(|error| error.starts_with("DATABASE_URL: ")), "{told:?}");
+    assert!(!format!("{told:?}").contains("hunter2"), "{told:?}");
+}
+
+#[test]
+fn a_contradiction_in_db_ssl_is_told_once_for_both_connections() {
+    let (config, _) = from_env(&[("DB_SSL_MODE", "verify-full"), ("DB_SSL_ROOT_CERT", "system")]);
+    assert_eq!(config.database.ssl_mode, SslMode::VerifyFull);
+    let told = errors(&[
+        ("DB_SSL_MODE", "require"),
+        ("DB_SSL_ROOT_CERT", "system"),
+        ("REPLICATION_URL", "postgresql://u@h/d"),
+    ]);
+    assert!(told.len() == 1 && told[0].starts_with("DB_SSL_*: "), "{told:?}");
 }
