@@ -5,3 +5,6 @@ mod support;
 
 /// The stack that everything below stands on: Postgres, Kafka, the proxy.
 mod stack;
+
+/// What a shell sees of the binary.
+mod cli;
