@@ -3,6 +3,8 @@
 //! A [`Mapper`] keeps one column plan per relation; a row becomes topic, key, value and headers,
 //! all slices of the row's frame. Values are never parsed, reformatted or cut.
 
+mod columns;
+
 use std::sync::Arc;
 
 use bytes::Bytes;

@@ -24,6 +24,15 @@ pub enum PgError {
         /// How long we waited.
         limit: Duration,
     },
+    /// The server refused a statement, or the connection ended under it.
+    #[error("{doing}")]
+    Sql {
+        /// What we were doing.
+        doing: String,
+        /// The cause.
+        #[source]
+        source: tokio_postgres::Error,
+    },
 }
 
 /// What an error means for whoever runs the session.

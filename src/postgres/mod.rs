@@ -7,6 +7,7 @@
 pub mod conninfo;
 pub mod error;
 pub mod lsn;
+pub mod publication;
 pub mod replication;
 pub mod slot;
 pub mod sql;
