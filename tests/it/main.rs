@@ -1,2 +1,7 @@
-//! Integration tests: real servers, the relay as a child process.
-fn main() {}
+//! Integration tests: real servers, the relay as a child process. One file per promise.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::too_many_lines, reason = "tests")]
+
+mod support;
+
+/// The stack that everything below stands on: Postgres, Kafka, the proxy.
+mod stack;

@@ -1,0 +1,125 @@
+//! A real Kafka, one node, that tests may stop, crash and freeze.
+
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use tokio::sync::OnceCell;
+
+use super::proxy::Proxy;
+use super::server::Server;
+use super::topic::Topic;
+
+/// A running broker that creates topics on first use, with 6 partitions.
+pub(crate) struct Kafka {
+    server: Server,
+    shared: bool,
+}
+
+impl Kafka {
+    /// The broker that all tests of this process use who do not stop or configure it.
+    pub(crate) async fn shared() -> &'static Self {
+        static SHARED: OnceCell<Kafka> = OnceCell::const_new();
+        SHARED.get_or_init(|| async { Self { shared: true, ..Self::start(&[]).await } }).await
+    }
+
+    /// A broker of one's own, with broker properties.
+    pub(crate) async fn start(properties: &[(&str, &str)]) -> Self {
+        Self::run(properties, Vec::new()).await
+    }
+
+    /// A broker of one's own that the relay reaches only through the proxy (connect it to
+    /// [`Proxy::address`]), while [`Kafka::bootstrap`] still goes past it.
+    pub(crate) async fn start_behind_proxy(properties: &[(&str, &str)]) -> (Self, Proxy) {
+        let proxy = Proxy::start().await;
+        let advertise = vec!["--advertise".to_owned(), proxy.port().to_string()];
+        let kafka = Self::run(properties, advertise).await;
+        proxy.forward_to(kafka.server.fact("proxied").parse().unwrap());
+        (kafka, proxy)
+    }
+
+    async fn run(properties: &[(&str, &str)], mut options: Vec<String>) -> Self {
+        for (name, value) in properties {
+            options.extend(["--property".to_owned(), format!("{name}={value}")]);
+        }
+        Self { server: Server::run("kafka", options).await, shared: false }
+    }
+
+    /// `127.0.0.1:port`, the same after a restart.
+    pub(crate) fn bootstrap(&self) -> &str {
+        self.server.fact("bootstrap")
+    }
+
+    /// What the broker has logged, warnings and worse.
+    pub(crate) fn log(&self) -> String {
+        self.server.log()
+    }
+
+    /// The topic of that name, to be read from its beginning.
+    pub(crate) fn topic(&self, name: &str) -> Topic {
+        Topic::new(self.bootstrap(), name)
+    }
+
+    /// Creates a topic, with topic configs such as `("max.message.bytes", "2000")`.
+    pub(crate) async fn create_topic(&self, name: &str, partitions: i32, configs: &[(&str, &str)]) -> Topic {
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        topic.config = configs.to_vec();
+        let results = self.admin().create_topics([&topic], &admin_options()).await.unwrap();
+        results.into_iter().next().unwrap().unwrap();
+        self.topic(name)
+    }
+
+    /// Deletes a topic.
+    pub(crate) async fn delete_topic(&self, name: &str) {
+        let results = self.admin().delete_topics(&[name], &admin_options()).await.unwrap();
+        results.into_iter().next().unwrap().unwrap();
+    }
+
+    /// An admin client.
+    pub(crate) fn admin(&self) -> AdminClient<DefaultClientContext> {
+        ClientConfig::new().set("bootstrap.servers", self.bootstrap()).create().unwrap()
+    }
+
+    /// Stops the broker in its own time and returns when it is gone.
+    pub(crate) async fn stop(&self) {
+        self.assert_own();
+        self.server.order("stop", &[]).await;
+    }
+
+    /// Kills the broker (SIGKILL) and returns when it is gone.
+    pub(crate) async fn crash(&self) {
+        self.assert_own();
+        self.server.order("stop", &["kill"]).await;
+    }
+
+    /// Starts the stopped broker again on the same data and port.
+    pub(crate) async fn start_again(&self) {
+        self.server.order("start", &[]).await;
+    }
+
+    /// Stops and starts again.
+    pub(crate) async fn restart(&self) {
+        self.stop().await;
+        self.start_again().await;
+    }
+
+    /// Stops the process where it is: connections stay open and say nothing.
+    pub(crate) async fn freeze(&self) {
+        self.assert_own();
+        self.server.order("freeze", &[]).await;
+    }
+
+    /// Undoes [`Kafka::freeze`].
+    pub(crate) async fn thaw(&self) {
+        self.server.order("thaw", &[]).await;
+    }
+
+    fn assert_own(&self) {
+        assert!(!self.shared, "other tests use the shared broker: start one of your own");
+    }
+}
+
+fn admin_options() -> AdminOptions {
+    AdminOptions::new().operation_timeout(Some(Duration::from_secs(20))).request_timeout(Some(Duration::from_secs(20)))
+}

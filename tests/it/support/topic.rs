@@ -1,0 +1,193 @@
+//! Reading a topic, by assignment: no consumer group, no offset committed.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+use super::wait::{SOON, eventually};
+
+/// A record as a consumer sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    /// Milliseconds since 1970.
+    pub(crate) timestamp_ms: i64,
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) value: Option<Vec<u8>>,
+    /// In the order of the record.
+    pub(crate) headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl Record {
+    /// The first header of that name, as text.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().find(|(header, _)| header == name)?;
+        value.as_deref().map(text)
+    }
+
+    /// The key as text; empty if there is none.
+    pub(crate) fn key_text(&self) -> &str {
+        text(self.key.as_deref().unwrap_or_default())
+    }
+
+    /// The value as text; empty if there is none.
+    pub(crate) fn value_text(&self) -> &str {
+        text(self.value.as_deref().unwrap_or_default())
+    }
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("text of a test record")
+}
+
+/// A reader of one topic from its beginning. It remembers what it read, in the order it came:
+/// partition by partition in order of offset, partitions interleaved.
+pub(crate) struct Topic {
+    name: String,
+    consumer: BaseConsumer,
+    assigned: bool,
+    at_end: HashSet<i32>,
+    partitions: usize,
+    records: Vec<Record>,
+}
+
+impl Topic {
+    pub(super) fn new(bootstrap: &str, name: &str) -> Self {
+        let consumer = ClientConfig::new()
+            .set("bootstrap.servers", bootstrap)
+            // A group is required by the API, never joined.
+            .set("group.id", "txstream-test")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .set("fetch.wait.max.ms", "50")
+            .set("reconnect.backoff.max.ms", "500")
+            .create()
+            .unwrap();
+        let (assigned, at_end, partitions, records) = (false, HashSet::new(), 0, Vec::new());
+        Self { name: name.to_owned(), consumer, assigned, at_end, partitions, records }
+    }
+
+    /// The topic's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What was read so far.
+    pub(crate) fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    /// Reads on until `done` says so of all records read so far; a topic that does not exist yet is
+    /// waited for.
+    ///
+    /// # Panics
+    /// After `deadline`, with `what`.
+    pub(crate) async fn read_until(
+        &mut self,
+        deadline: Duration,
+        what: &str,
+        done: impl Fn(&[Record]) -> bool,
+    ) -> &[Record] {
+        let name = self.name.clone();
+        let what = format!("{what} (topic {name})");
+        eventually(deadline, what, async || {
+            self.poll();
+            done(&self.records).then_some(())
+        })
+        .await;
+        &self.records
+    }
+
+    /// Reads on until there are at least `count` records in all.
+    pub(crate) async fn read_count(&mut self, count: usize) -> &[Record] {
+        self.read_until(SOON, &format!("{count} records"), |records| records.len() >= count).await
+    }
+
+    /// Reads on to where every partition ends now. A topic that does not exist has no records.
+    pub(crate) async fn read_to_end(&mut self) -> &[Record] {
+        let name = self.name.clone();
+        // An end seen earlier says nothing about now: ask afresh, from where we stand.
+        self.at_end.clear();
+        self.rewind_to_position();
+        eventually(SOON, format!("reading topic {name} to its end"), async || {
+            let exists = self.poll();
+            (exists == Some(false) || self.assigned && self.at_end.len() == self.partitions).then_some(())
+        })
+        .await;
+        &self.records
+    }
+
+    /// Takes in what has come. `Some(false)` if the broker says that the topic does not exist,
+    /// `None` if it does not answer.
+    fn poll(&mut self) -> Option<bool> {
+        if !self.assigned && !self.assign()? {
+            return Some(false);
+        }
+        while let Some(polled) = self.consumer.poll(Duration::ZERO) {
+            match polled {
+                Ok(message) => self.records.push(record(&message)),
+                Err(KafkaError::PartitionEOF(partition)) => {
+                    self.at_end.insert(partition);
+                }
+                // Transport errors pass; the deadline of the caller is what counts.
+                Err(_) => break,
+            }
+        }
+        Some(true)
+    }
+
+    /// Assigns every partition from the beginning, if the topic exists.
+    fn assign(&mut self) -> Option<bool> {
+        let metadata = self.consumer.fetch_metadata(Some(&self.name), Duration::from_secs(2)).ok()?;
+        let topic = metadata.topics().iter().find(|topic| topic.name() == self.name)?;
+        match topic.error().map(RDKafkaErrorCode::from) {
+            None => {}
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => return Some(false),
+            Some(_) => return None,
+        }
+        if topic.partitions().iter().any(|partition| partition.leader() < 0) {
+            return None;
+        }
+        let mut list = TopicPartitionList::new();
+        for partition in topic.partitions() {
+            list.add_partition_offset(&self.name, partition.id(), Offset::Beginning).unwrap();
+        }
+        self.partitions = list.count();
+        self.consumer.assign(&list).unwrap();
+        self.assigned = true;
+        Some(true)
+    }
+
+    /// Assigns again behind the last record read of each partition, so that its end is reported anew.
+    fn rewind_to_position(&mut self) {
+        if !self.assigned {
+            return;
+        }
+        let mut list = TopicPartitionList::new();
+        for partition in 0..i32::try_from(self.partitions).unwrap() {
+            let last = self.records.iter().filter(|record| record.partition == partition).map(|record| record.offset).max();
+            let offset = last.map_or(Offset::Beginning, |last| Offset::Offset(last + 1));
+            list.add_partition_offset(&self.name, partition, offset).unwrap();
+        }
+        self.consumer.assign(&list).unwrap();
+    }
+}
+
+fn record(message: &BorrowedMessage<'_>) -> Record {
+    let headers = message.headers().map_or_else(Vec::new, |headers| {
+        headers.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect()
+    });
+    Record {
+        partition: message.partition(),
+        offset: message.offset(),
+        timestamp_ms: message.timestamp().to_millis().unwrap_or(-1),
+        key: message.key().map(<[u8]>::to_vec),
+        value: message.payload().map(<[u8]>::to_vec),
+        headers,
+    }
+}
