@@ -5,3 +5,8 @@ mod support;
 
 /// The stack that everything below stands on: Postgres, Kafka, the proxy.
 mod stack;
+
+/// `migrate`: what is made, what is adopted, and that nothing else is ever dropped.
+mod migrate;
+/// The slot's beginning and end.
+mod slot;
