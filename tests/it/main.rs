@@ -10,3 +10,5 @@ mod stack;
 mod migrate;
 /// The slot's beginning and end.
 mod slot;
+/// What a shell sees of the binary.
+mod cli;

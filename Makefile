@@ -1,0 +1,89 @@
+# `make help` explains every target.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+# Major version of Postgres for the integration tests and for a new stack, 14 to 18.
+export POSTGRES_VERSION ?= 18
+
+.PHONY: help
+help: ## Show this
+	@awk -F ':.*## ' '/^##@/ { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##@ Build and check
+.PHONY: build release lint fmt doc check clean prerequisites
+prerequisites: ## Say what is missing on this machine, and how to install it
+	@scripts/prerequisites
+
+build: ## Build the debug binary
+	$(CARGO) build --locked
+
+release: ## Build the release binary, target/release/txstream
+	$(CARGO) build --locked --release
+
+lint: ## Clippy, every warning an error
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+fmt: ## Format the code
+	$(CARGO) fmt
+
+doc: ## Build the documentation of the crate, every warning an error
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
+
+check: ## Everything that a change must pass (.ci/run)
+	.ci/run
+
+clean: ## Delete what was built; the stack and the downloads stay
+	$(CARGO) clean
+
+##@ Test
+.PHONY: test test-unit test-integration test-postgres-versions servers
+test: servers ## All tests; fetches a real Postgres and Kafka on first use (POSTGRES_VERSION=14 for another)
+	$(CARGO) test --locked
+
+test-unit: ## Tests that need no server
+	$(CARGO) test --locked --lib --bins
+
+test-integration: servers ## Tests against the real Postgres and Kafka
+	$(CARGO) test --locked --test it
+
+test-postgres-versions: ## The integration tests on every supported Postgres
+	for version in 14 15 16 17 18; do $(MAKE) test-integration POSTGRES_VERSION=$$version; done
+
+servers: ## Fetch the servers that the tests run
+	@scripts/fetch-postgres $(POSTGRES_VERSION) >/dev/null
+	@scripts/fetch-kafka >/dev/null
+
+##@ Try
+.PHONY: demo bench stack-up stack-down stack-reset migrate migrate-down run-relay
+demo: servers ## Postgres, Kafka and a relay, events in, records out, a crash in between
+	$(CARGO) build --locked --release
+	$(CARGO) run --locked --release --example demo
+
+bench: servers ## Drain a backlog, beside pg_recvlogical on the same machine
+	$(CARGO) bench --locked --bench drain
+
+stack-up: ## Start a Postgres and a Kafka that stay up (no Docker)
+	@scripts/stack up --version $(POSTGRES_VERSION)
+
+stack-down: ## Stop them; the data stays
+	@scripts/stack down
+
+stack-reset: ## Stop them and delete their data
+	@scripts/stack reset
+
+migrate: ## Create tables and publication in the stack, or in DATABASE_URL
+	scripts/stack exec $(CARGO) run --locked -- migrate up
+
+migrate-down: ## Undo that
+	scripts/stack exec $(CARGO) run --locked -- migrate down
+
+run-relay: ## Run the relay against the stack, or DATABASE_URL and KAFKA_BROKERS
+	scripts/stack exec $(CARGO) run --locked -- relay --create-slot
+
+##@ Docker
+.PHONY: docker-build
+docker-build: ## Build the image txstream:latest
+	docker build -f docker/Dockerfile -t txstream:latest .
