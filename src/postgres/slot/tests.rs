@@ -1,7 +1,7 @@
 use super::*;
 
 fn slot(json: &str) -> SlotView {
-    let base = r#"{"slot_name":"s","plugin":"pgoutput","slot_type":"logical","database":"app","datoid":"5",
+    let base = r#"{"slot_name":"s","plugin":"pgoutput","slot_type":"logical","database":"app","datoid":5,
         "temporary":false,"active":false,"active_pid":null,"xmin":null,"catalog_xmin":"7",
         "restart_lsn":"0/10","confirmed_flush_lsn":"0/20","wal_status":"reserved","safe_wal_size":null,
         "two_phase":false,"current_wal_lsn":"0/30","slot_confirmed_lag_bytes":16,

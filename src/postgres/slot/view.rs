@@ -14,6 +14,7 @@ pub struct SlotView {
     pub slot_name: String,
     pub plugin: Option<String>,
     pub slot_type: String,
+    pub datoid: Option<u32>,
     pub database: Option<String>,
     pub temporary: bool,
     pub active: bool,
@@ -110,7 +111,7 @@ mod lsn {
 const VIEW: &str = "\
 with w as (select case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
                        else pg_current_wal_lsn() end as lsn)
-select (to_jsonb(s) || jsonb_build_object(
+select (to_jsonb(s) || jsonb_build_object('datoid', s.datoid::bigint,
     'current_wal_lsn', w.lsn,
     'slot_confirmed_lag_bytes', greatest(pg_wal_lsn_diff(w.lsn, s.confirmed_flush_lsn), 0)::bigint,
     'slot_retained_wal_bytes', greatest(pg_wal_lsn_diff(w.lsn, s.restart_lsn), 0)::bigint,
