@@ -105,7 +105,7 @@ impl MigrateError {
         match source.code() {
             Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Self::NoRight {
                 role: role.to_owned(),
-                source: PgError::Sql { doing: doing.clone(), source },
+                source: PgError::statement(doing.clone(), source),
                 doing,
             },
             Some(&SqlState::DEPENDENT_OBJECTS_STILL_EXIST) => {
@@ -113,7 +113,7 @@ impl MigrateError {
                 Self::Dependents { doing, detail: detail.replace('\n', ", ") }
             }
             Some(&SqlState::LOCK_NOT_AVAILABLE) => Self::Locked { doing },
-            _ => Self::Pg(PgError::Sql { doing, source }),
+            _ => Self::Pg(PgError::statement(doing, source)),
         }
     }
 }

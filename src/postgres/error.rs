@@ -47,6 +47,11 @@ pub enum Class {
 }
 
 impl PgError {
+    /// A statement that failed, with what it was for.
+    pub fn statement(doing: impl Into<String>, source: tokio_postgres::Error) -> Self {
+        Self::Sql { doing: doing.into(), source }
+    }
+
     /// Sorts the error by its SQLSTATE; unknown ones are retried.
     pub fn class(&self) -> Class {
         Class::Retry

@@ -281,7 +281,7 @@ fn read_table(row: &Row, schema: &str, name: &str) -> Result<Table, tokio_postgr
 }
 
 fn reading(doing: &'static str) -> impl Fn(tokio_postgres::Error) -> PgError {
-    move |source| PgError::Sql { doing: doing.to_owned(), source }
+    move |source| PgError::statement(doing, source)
 }
 
 #[cfg(test)]

@@ -107,7 +107,7 @@ async fn explain(client: &Client, doing: &str, source: tokio_postgres::Error) ->
             let role = role.and_then(|row| row.try_get(0)).unwrap_or_else(|_| "of this connection".to_owned());
             CheckpointError::NoRight { role }
         }
-        _ => CheckpointError::Pg(PgError::Sql { doing: doing.to_owned(), source }),
+        _ => CheckpointError::Pg(PgError::statement(doing, source)),
     }
 }
 
@@ -133,7 +133,7 @@ pub async fn read(client: &Client, slot: &str) -> Result<Option<Row>, Checkpoint
 }
 
 fn parse(row: &SqlRow) -> Result<Row, CheckpointError> {
-    let get = |source| PgError::Sql { doing: "read the checkpoint row".to_owned(), source };
+    let get = |source| PgError::statement("read the checkpoint row", source);
     let lsn = |lsn: Option<PgLsn>| lsn.map(|lsn| Lsn(u64::from(lsn)));
     let xid: Option<i64> = row.try_get(6).map_err(get)?;
     let recovery_lsn = lsn(row.try_get(7).map_err(get)?);
@@ -320,7 +320,7 @@ pub async fn set_dropped(client: &Client, slot: &str, dropped: bool) -> Result<b
 /// # Errors
 /// [`PgError`].
 pub async fn whereabouts(client: &Client) -> Result<(String, String), PgError> {
-    let failed = |source| PgError::Sql { doing: "read the system identifier".to_owned(), source };
+    let failed = |source| PgError::statement("read the system identifier", source);
     let row = client
         .query_typed_one(
             "select system_identifier::text, current_database()::text from pg_catalog.pg_control_system()",

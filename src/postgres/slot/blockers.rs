@@ -40,7 +40,7 @@ impl fmt::Display for Blocker {
 
 /// The transactions that are writing now, oldest first, but our own.
 pub(super) async fn writing<C: GenericClient + Sync>(client: &C) -> Result<Vec<Blocker>, PgError> {
-    let failed = |source| PgError::Sql { doing: "look for open transactions".to_owned(), source };
+    let failed = |source| PgError::statement("look for open transactions", source);
     let rows = client
         .query_typed(
             "select l.transactionid::text, l.pid, p.gid, a.application_name,

@@ -134,7 +134,7 @@ async fn server(client: &Client) -> Result<Server, tokio_postgres::Error> {
 /// # Cancel safety
 /// Dropped while it waits, the server goes on until `lock_timeout` and may still create the slot.
 pub async fn create(client: &Client, new: &NewSlot<'_>) -> Result<Lsn, CreateError> {
-    let failed = |source| PgError::Sql { doing: format!("create slot {}", new.name), source };
+    let failed = |source| PgError::statement(format!("create slot {}", new.name), source);
     let server = server(client).await.map_err(failed)?;
     if server.in_recovery {
         return Err(CreateError::InRecovery);
@@ -206,7 +206,7 @@ pub async fn drop(client: &Client, name: &str) -> Result<(), DropError> {
         Err(error) => Err(match error.code() {
             Some(&SqlState::OBJECT_IN_USE) => DropError::InUse(name.to_owned()),
             Some(&SqlState::UNDEFINED_OBJECT) => DropError::Missing(name.to_owned()),
-            _ => DropError::Pg(PgError::Sql { doing: format!("drop slot {name}"), source: error }),
+            _ => DropError::Pg(PgError::statement(format!("drop slot {name}"), error)),
         }),
     }
 }

@@ -142,9 +142,9 @@ pub async fn view<C: GenericClient + Sync>(client: &C, name: &str) -> Result<Opt
     let row = client
         .query_typed_opt(VIEW, &[(&name, Type::TEXT)])
         .await
-        .map_err(|source| PgError::Sql { doing: doing(), source })?;
+        .map_err(|source| PgError::statement(doing(), source))?;
     let Some(row) = row else { return Ok(None) };
-    let text: &str = row.try_get(0).map_err(|source| PgError::Sql { doing: doing(), source })?;
+    let text: &str = row.try_get(0).map_err(|source| PgError::statement(doing(), source))?;
     let slot = serde_json::from_str(text)
         .map_err(|source| PgError::Io { doing: doing(), source: std::io::Error::other(source) })?;
     Ok(Some(slot))
