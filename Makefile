@@ -10,7 +10,7 @@ export POSTGRES_VERSION ?= 18
 .PHONY: help
 help: ## Show this
 	@awk -F ':.*## ' '/^##@/ { printf "\n%s\n", substr($$0, 5) } \
-	  /^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	  /^[a-z-]+:.*## / { printf "  %-23s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 ##@ Build and check
 .PHONY: build release lint fmt doc check clean prerequisites

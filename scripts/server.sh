@@ -90,9 +90,9 @@ fetch_once() {
     new=$(mktemp -d "$dir.new.XXXXXX")
     # shellcheck disable=SC2064 # the directory of now
     trap "rm -rf '$new'" EXIT
-    pushd "$new" >/dev/null
+    pushd "$new" >/dev/null || die "cannot enter $new"
     "$fill" >&2
-    popd >/dev/null
+    popd >/dev/null || die "cannot leave $new"
     chmod 755 "$new"
     mv -T "$new" "$dir"
     trap - EXIT

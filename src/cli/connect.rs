@@ -1,6 +1,5 @@
 //! How a one-shot command reaches a server: at once, or within `--wait`.
 
-use std::error::Error;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -23,45 +22,18 @@ pub(super) async fn postgres(info: &ConnInfo, command: &str, wait: Duration) -> 
     let mut said = false;
     loop {
         let error = match sql::connect(info, &name).await {
-            Ok(client) => return Ok(client),
+            Ok(connection) => return Ok(connection.into_client()),
             Err(error) => error,
         };
         if error.class() != Class::Retry || Instant::now() >= deadline {
-            return Err(Failure::halted(chain(&error), "check DATABASE_URL or DB_* (and REPLICATION_URL)"));
+            let remedy = error.hint();
+            let remedy = remedy.unwrap_or_else(|| "check DATABASE_URL or DB_*, and REPLICATION_URL".to_owned());
+            return Err(Failure::halted(error.report(), remedy));
         }
         if !said {
-            tracing::info!(error = %chain(&error), wait = ?wait, "waiting for Postgres");
+            tracing::info!(error = %error.report(), wait = ?wait, "waiting for Postgres");
             said = true;
         }
         sleep(RETRY).await;
-    }
-}
-
-/// An error and its causes in one line, none said twice.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("{0}")]
-    struct Link(&'static str, #[source] Option<Box<Link>>);
-
-    #[test]
-    fn causes_are_said_once() {
-        let error = Link("connect", Some(Box::new(Link("connect", Some(Box::new(Link("refused", None)))))));
-        assert_eq!(chain(&error), "connect: refused");
     }
 }

@@ -2,11 +2,12 @@
 
 use comfy_table::Color;
 
-use super::connect::{self, chain};
+use super::connect;
 use super::output::{self, Format};
 use super::{ConfirmArgs, Failure, OutputArgs, WaitArgs};
 use crate::config::Config;
 use crate::migrate::{self, Done, Fate, Kind, MigrateError, Remains, Settings, State};
+use crate::postgres::error::report;
 use crate::postgres::slot::{self, SlotView};
 use crate::relay::checkpoint::{self, CheckpointError};
 use crate::relay::slot_life;
@@ -58,7 +59,7 @@ pub(super) async fn run(args: &MigrateArgs, config: &Config) -> Result<(), Failu
 }
 
 fn failure(error: MigrateError) -> Failure {
-    Failure::halted(chain(&error), error.remedy())
+    Failure::halted(report(&error), error.remedy())
 }
 
 fn print_up(done: &[Done], slot: Option<&SlotView>) -> Result<(), Failure> {
@@ -153,7 +154,7 @@ async fn down(
 /// The slot, if it is one of this database's, and whether the checkpoint knows it. One that was made
 /// by hand and never streamed from is not ours to drop.
 async fn our_slot(client: &tokio_postgres::Client, name: &str) -> Result<Option<(SlotView, bool)>, Failure> {
-    let failed = |error: crate::postgres::PgError| Failure::halted(chain(&error), "see the server's log");
+    let failed = |error: crate::postgres::PgError| Failure::halted(report(&error), "see the server's log");
     let Some(slot) = slot::view(client, name).await.map_err(failed)? else { return Ok(None) };
     let (_, database) = checkpoint::whereabouts(client).await.map_err(failed)?;
     if slot.ensure_ours(&database).is_err() {

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use super::connect::{self, chain};
+use super::connect;
 use super::output::{self, Format};
 use super::slot_words::{bytes, rows, standing};
 use super::{ConfirmArgs, Failure, OutputArgs, WaitArgs};
 use crate::config::{Config, units};
+use crate::postgres::error::report;
 use crate::postgres::slot::{self, SlotView};
 use crate::relay::checkpoint;
 use crate::relay::slot_life::{self, CreateSlot, Created, SlotError};
@@ -102,7 +103,7 @@ pub(super) async fn existing(client: &tokio_postgres::Client, name: &str) -> Res
 
 /// What the exit says of an error of the slot's life.
 pub(super) fn failure(error: SlotError) -> Failure {
-    Failure::halted(chain(&error), error.remedy())
+    Failure::halted(report(&error), error.remedy())
 }
 
 fn print_status(view: &SlotView) -> Result<(), Failure> {

@@ -4,6 +4,8 @@
 //! Knows nothing of outbox tables, Kafka or the relay: this folder and [`crate::pgoutput`] could
 //! leave as a library unchanged.
 
+mod auth;
+mod channel;
 pub mod conninfo;
 pub mod error;
 pub mod lsn;
@@ -12,6 +14,8 @@ pub mod replication;
 pub mod slot;
 pub mod sql;
 pub mod stream;
+mod transport;
+mod wire;
 
 pub use conninfo::ConnInfo;
 pub use error::PgError;

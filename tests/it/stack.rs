@@ -14,7 +14,8 @@ use crate::support::relay::free_port;
 use crate::support::wait::SOON;
 use crate::support::{Database, Direction, Kafka, Postgres, Proxy, Shutdown, eventually, run_cli, unique};
 
-const TABLE_AND_SLOT: &str = "CREATE TABLE thing (id int PRIMARY KEY); CREATE PUBLICATION things FOR TABLE thing";
+const TABLE_AND_SLOT: &str =
+    "CREATE TABLE thing (id int PRIMARY KEY); CREATE PUBLICATION things FOR TABLE thing";
 
 /// How many pgoutput messages of the publication wait in the slot.
 async fn waiting(database: &Database) -> i64 {
@@ -29,7 +30,9 @@ async fn waiting(database: &Database) -> i64 {
 
 async fn make_slot(database: &Database) {
     database.exec(TABLE_AND_SLOT).await;
-    database.exec(&format!("SELECT pg_create_logical_replication_slot('{}', 'pgoutput')", database.name())).await;
+    database
+        .exec(&format!("SELECT pg_create_logical_replication_slot('{}', 'pgoutput')", database.name()))
+        .await;
 }
 
 #[tokio::test]
@@ -104,7 +107,8 @@ async fn postgres_with_tls_shows_a_certificate_that_its_root_signed() {
     let url = format!("{}?sslmode=require", database.url());
     let (client, connection) = tokio_postgres::connect(&url, tls).await.unwrap();
     tokio::spawn(connection);
-    let row = client.query_one("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()", &[]).await.unwrap();
+    let row =
+        client.query_one("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()", &[]).await.unwrap();
     assert!(row.get::<_, bool>(0));
 }
 
@@ -195,7 +199,8 @@ async fn the_proxy_stalls_cuts_refuses_and_resumes() {
 
     proxy.stall(Direction::ToClient);
     first.write_all(b"y").await.unwrap();
-    eventually(SOON, "the other way is open", async || (proxy.bytes(Direction::ToServer) == 2).then_some(())).await;
+    eventually(SOON, "the other way is open", async || (proxy.bytes(Direction::ToServer) == 2).then_some(()))
+        .await;
     let answer = timeout(Duration::from_millis(200), first.read(&mut [0])).await;
     assert!(answer.is_err(), "it forwards while stalled");
     proxy.resume();
@@ -208,7 +213,8 @@ async fn the_proxy_stalls_cuts_refuses_and_resumes() {
     assert_eq!(proxy.accepted(), 2);
 
     proxy.refuse();
-    eventually(SOON, "connections are refused", async || TcpStream::connect(proxy.address()).await.err()).await;
+    eventually(SOON, "connections are refused", async || TcpStream::connect(proxy.address()).await.err())
+        .await;
     proxy.resume();
     eventually(SOON, "connections are served", async || {
         round_trip(&mut TcpStream::connect(proxy.address()).await.ok()?).await.ok()

@@ -161,8 +161,8 @@ pub async fn create(client: &Client, new: &NewSlot<'_>) -> Result<Lsn, CreateErr
                 _ => None,
             });
             lsn.ok_or_else(|| {
-                let source = std::io::Error::other("the server returned no position");
-                CreateError::Pg(PgError::Io { doing: format!("create slot {}", new.name), source })
+                let what = "it returned no position".to_owned();
+                CreateError::Pg(PgError::Protocol { doing: format!("create slot {}", new.name), what })
             })
         }
         Err(error) => Err(match error.code() {

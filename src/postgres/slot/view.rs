@@ -146,7 +146,7 @@ pub async fn view<C: GenericClient + Sync>(client: &C, name: &str) -> Result<Opt
     let Some(row) = row else { return Ok(None) };
     let text: &str = row.try_get(0).map_err(|source| PgError::statement(doing(), source))?;
     let slot = serde_json::from_str(text)
-        .map_err(|source| PgError::Io { doing: doing(), source: std::io::Error::other(source) })?;
+        .map_err(|error| PgError::Protocol { doing: doing(), what: error.to_string() })?;
     Ok(Some(slot))
 }
 

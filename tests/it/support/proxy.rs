@@ -178,7 +178,8 @@ async fn serve(client: TcpStream, mut orders: watch::Receiver<Orders>, counts: A
         let server = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, target))).await.ok()?;
         client.set_nodelay(true).ok()?;
         server.set_nodelay(true).ok()?;
-        let ((client_read, client_write), (server_read, server_write)) = (client.into_split(), server.into_split());
+        let ((client_read, client_write), (server_read, server_write)) =
+            (client.into_split(), server.into_split());
         let up = pump(client_read, server_write, Direction::ToServer, orders.clone(), &counts);
         let down = pump(server_read, client_write, Direction::ToClient, orders.clone(), &counts);
         tokio::join!(up, down);
@@ -205,14 +206,17 @@ async fn pump(
     };
     let mut buffer = vec![0; 64 * 1024];
     loop {
-        let Ok(rate) = orders.wait_for(|orders| !stalled(orders)).await.map(|orders| orders.bytes_per_second) else {
+        let Ok(rate) = orders.wait_for(|orders| !stalled(orders)).await.map(|orders| orders.bytes_per_second)
+        else {
             return;
         };
         // A tenth of a second's worth at a time keeps a slow connection steady.
         let most = rate.map_or(buffer.len(), |rate| (rate / 10).clamp(1, buffer.len()));
         let Ok(read @ 1..) = from.read(&mut buffer[..most]).await else { break };
         // What was on its way when the stall began stays here until it ends.
-        if orders.wait_for(|orders| !stalled(orders)).await.is_err() || to.write_all(&buffer[..read]).await.is_err() {
+        if orders.wait_for(|orders| !stalled(orders)).await.is_err()
+            || to.write_all(&buffer[..read]).await.is_err()
+        {
             return;
         }
         count.fetch_add(read as u64, Ordering::Relaxed);

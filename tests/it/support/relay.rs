@@ -52,7 +52,12 @@ type Log = Arc<Mutex<Vec<String>>>;
 impl Relay {
     /// Starts `txstream relay <args>` on a database (its name is the slot's too) and a broker.
     /// Settings in `env` win over those.
-    pub(crate) async fn start(database: &Database, brokers: &str, args: &[&str], env: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start(
+        database: &Database,
+        brokers: &str,
+        args: &[&str],
+        env: &[(&str, &str)],
+    ) -> Self {
         let url = database.url();
         let mut all = vec![
             ("DATABASE_URL", url.as_str()),

@@ -147,7 +147,9 @@ impl Topic {
         let topic = metadata.topics().iter().find(|topic| topic.name() == self.name)?;
         match topic.error().map(RDKafkaErrorCode::from) {
             None => {}
-            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => return Some(false),
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+                return Some(false);
+            }
             Some(_) => return None,
         }
         if topic.partitions().iter().any(|partition| partition.leader() < 0) {
@@ -170,7 +172,12 @@ impl Topic {
         }
         let mut list = TopicPartitionList::new();
         for partition in 0..i32::try_from(self.partitions).unwrap() {
-            let last = self.records.iter().filter(|record| record.partition == partition).map(|record| record.offset).max();
+            let last = self
+                .records
+                .iter()
+                .filter(|record| record.partition == partition)
+                .map(|record| record.offset)
+                .max();
             let offset = last.map_or(Offset::Beginning, |last| Offset::Offset(last + 1));
             list.add_partition_offset(&self.name, partition, offset).unwrap();
         }
