@@ -186,7 +186,7 @@ impl Arguments {
     /// As [`Failure`].
     pub async fn run(&self, config: &Config, set_level: logging::SetLevel) -> Result<(), Failure> {
         match &self.command {
-            Command::Relay(args) => relay::run(args, config, set_level).await,
+            Command::Relay(args) => relay::run(args, config, set_level).await.inspect_err(log),
             Command::Migrate(args) => migrate::run(args, config).await,
             Command::Slot(args) => slot::run(args, config).await,
             Command::Lag(args) => lag::run(args, config).await,
@@ -194,6 +194,13 @@ impl Arguments {
             // Answered by `parse`, which needs no configuration for them.
             Command::Completions(_) | Command::Man => Ok(()),
         }
+    }
+}
+
+/// The last log line of a service says what a person must do; one-shot commands only say it to the person.
+fn log(failure: &Failure) {
+    if let Failure::Halted { what, remedy } = failure {
+        tracing::error!(remedy, "{what}");
     }
 }
 

@@ -149,4 +149,14 @@ mod tests {
         }
         assert!(placement("n:partition").unwrap_err().contains("not in this version"));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_quoted_name_comes_back_and_no_text_panics(schema in ".{1,15}", name in ".{1,15}") {
+            let quote = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+            let found = tables(&format!("{}.{}", quote(&schema), quote(&name)));
+            let _ = (tables(&name), placement(&name));
+            proptest::prop_assert_eq!(found, Ok(vec![TableName { schema, name }]));
+        }
+    }
 }
