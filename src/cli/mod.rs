@@ -5,8 +5,10 @@
 
 pub mod logging;
 
+mod admin_client;
 mod completions;
 mod config;
+mod connect;
 mod flags;
 mod lag;
 mod man;
@@ -14,6 +16,7 @@ mod migrate;
 mod output;
 mod relay;
 mod slot;
+mod slot_words;
 
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+mod columns;
 #[cfg(test)]
 mod conformance;
 mod datetime;

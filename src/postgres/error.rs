@@ -169,6 +169,16 @@ impl Class {
 }
 
 impl PgError {
+    /// A statement of an ordinary connection that failed, with what it was for.
+    pub fn statement(doing: impl Into<String>, source: tokio_postgres::Error) -> Self {
+        let doing = doing.into();
+        match source.as_db_error() {
+            Some(error) => Self::Server { doing, replication_command: false, error: error.into() },
+            None if source.is_closed() => Self::Closed { doing },
+            None => Self::Sql(source),
+        }
+    }
+
     /// Sorts the error by its SQLSTATE; unknown ones are retried.
     pub fn class(&self) -> Class {
         match self {

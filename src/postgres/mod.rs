@@ -9,6 +9,7 @@ mod channel;
 pub mod conninfo;
 pub mod error;
 pub mod lsn;
+pub mod publication;
 pub mod replication;
 pub mod slot;
 pub mod sql;

@@ -44,6 +44,8 @@ pub(super) enum Taken {
     NeedsLimit(Box<Record>),
     /// It is larger than its topic takes.
     TooLarge {
+        /// The record.
+        record: Box<Record>,
         /// Its size as Kafka counts it.
         size: usize,
         /// The topic's limit.
@@ -86,6 +88,9 @@ pub(super) struct Core {
     gather: Gather,
     backoff: Backoff,
     queue_full: bool,
+    /// Since when a record waits for its topic's limit: it counts like one at the producer, since
+    /// Kafka is what it waits for.
+    wants_limit_since: Option<Instant>,
     /// Why nothing more is handed over: the record that Kafka refused stays the oldest of its key.
     refused: Option<Halt>,
     fatal: Option<String>,
@@ -109,6 +114,7 @@ impl Core {
             gather: Gather::new(),
             backoff,
             queue_full: false,
+            wants_limit_since: None,
             refused: None,
             fatal: None,
             settings,
@@ -156,10 +162,12 @@ impl Core {
     pub(super) fn take(&mut self, record: Record, route: u32, size: usize, now: Instant) -> Taken {
         let topic = self.routes[route as usize];
         let Some(limit) = self.topics.get(topic).limit else {
+            self.wants_limit_since.get_or_insert(now);
             return Taken::NeedsLimit(Box::new(record));
         };
+        self.wants_limit_since = None;
         if size > limit {
-            return Taken::TooLarge { size, limit };
+            return Taken::TooLarge { record: Box::new(record), size, limit };
         }
         let ticket = self.ledger.take(record.bytes(), route, now);
         let queued = Queued { ticket, topic, record };
@@ -168,8 +176,16 @@ impl Core {
         Taken::Yes
     }
 
-    /// A topic's size limit is known.
-    pub(super) fn learnt_limit(&mut self, topic: &Arc<str>, limit: usize) {
+    /// A topic's size limit is known, from an answer of Kafka: a sign of life like an acknowledgement.
+    pub(super) fn learnt_limit(&mut self, topic: &Arc<str>, limit: usize, now: Instant) {
+        if self.breaker.state() == State::Open {
+            self.breaker.success(now);
+        }
+        self.set_limit(topic, limit);
+    }
+
+    /// A topic's size limit is known from before.
+    pub(super) fn set_limit(&mut self, topic: &Arc<str>, limit: usize) {
         let id = self.topics.intern(topic);
         self.topics.get_mut(id).limit = Some(limit);
     }
@@ -316,7 +332,8 @@ impl Core {
 
     /// All brokers are down, or a connection failed.
     pub(super) fn transport_trouble(&mut self, all_down: bool, now: Instant) {
-        if all_down && self.ledger.unresolved() > 0 {
+        let waiting = self.ledger.unresolved() > 0 || self.wants_limit_since.is_some();
+        if all_down && waiting {
             self.breaker.failure(now);
         }
     }
@@ -328,7 +345,7 @@ impl Core {
 
     /// Time passed. Returns the resends that were scheduled: topic, attempt, wait.
     pub(super) fn tick(&mut self, now: Instant) -> Vec<(Arc<str>, u32, Duration)> {
-        self.breaker.tick(self.rounds.oldest(), now);
+        self.breaker.tick(self.rounds.oldest().or(self.wants_limit_since), now);
         let scheduled = self.topics.schedule(&mut self.backoff, now);
         scheduled.into_iter().map(|(id, n, wait)| (Arc::clone(&self.topics.get(id).name), n, wait)).collect()
     }
@@ -354,6 +371,11 @@ impl Core {
     /// Records at the producer.
     pub(super) fn outstanding(&self) -> usize {
         self.rounds.outstanding()
+    }
+
+    /// When the oldest unresolved record was read, one that waits for its topic's limit included.
+    pub(super) fn oldest_taken(&self) -> Option<Instant> {
+        self.ledger.oldest().map(|oldest| oldest.taken_at).or(self.wants_limit_since)
     }
 
     /// When the oldest record at the producer was handed over.

@@ -8,3 +8,7 @@ mod stack;
 
 /// What a shell sees of the binary.
 mod cli;
+/// `migrate`: what is made, what is adopted, and that nothing else is ever dropped.
+mod migrate;
+/// The slot's beginning and end.
+mod slot;

@@ -250,7 +250,7 @@ impl World {
         match self.core.take(record, route, 10, self.now) {
             Taken::Yes => {}
             Taken::NeedsLimit(record) => {
-                self.core.learnt_limit(&self.topics[row.topic], 1_000);
+                self.core.learnt_limit(&self.topics[row.topic], 1_000, self.now);
                 assert_eq!(self.core.take(*record, route, 10, self.now), Taken::Yes);
             }
             Taken::TooLarge { .. } => panic!("a small record is not too large"),

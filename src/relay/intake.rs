@@ -1,0 +1,194 @@
+//! From the output plugin's bytes to records in the core, in commit order.
+//!
+//! A row is mapped and measured before anything behind it is handed out: a row that has no record,
+//! or one that is too large for its topic, stops intake, and what was read before it still goes out.
+//! So a relay that is started again on the same bad row publishes nothing behind it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::core::{Core, Taken, describe};
+use super::halt::Halt;
+use super::routes::Routes;
+use crate::kafka;
+use crate::metrics::{Ignored, Metrics};
+use crate::outbox::{MapError, Mapped, Mapper, Record};
+use crate::pgoutput::{self, Message};
+
+/// What intake is stopped by.
+#[derive(Debug)]
+enum Stopped {
+    /// A person must act.
+    Halt(Halt),
+    /// The stream has to start again with columns as text.
+    NeedsText(String),
+}
+
+/// A record that waits for its topic's size limit; nothing is read behind it.
+struct Pending {
+    record: Record,
+    route: u32,
+    size: usize,
+}
+
+/// Intake of one session.
+pub(super) struct Intake {
+    mapper: Mapper,
+    metrics: Arc<Metrics>,
+    pending: Option<Pending>,
+    stopped: Option<Stopped>,
+    trace_contexts: u64,
+}
+
+impl Intake {
+    /// Nothing read yet.
+    pub(super) fn new(mapper: Mapper, metrics: Arc<Metrics>) -> Self {
+        Self { mapper, metrics, pending: None, stopped: None, trace_contexts: 0 }
+    }
+
+    /// Whether more may be read.
+    pub(super) fn is_open(&self) -> bool {
+        self.pending.is_none() && self.stopped.is_none()
+    }
+
+    /// The topic whose limit has to be learnt before anything more is read.
+    pub(super) fn wanted_limit(&self) -> Option<&Arc<str>> {
+        self.pending.as_ref().map(|pending| &pending.record.topic)
+    }
+
+    /// Why intake stopped for good.
+    pub(super) fn halt(&self) -> Option<&Halt> {
+        match &self.stopped {
+            Some(Stopped::Halt(halt)) => Some(halt),
+            _ => None,
+        }
+    }
+
+    /// Why the stream has to start again as text.
+    pub(super) fn needs_text(&self) -> Option<&str> {
+        match &self.stopped {
+            Some(Stopped::NeedsText(why)) => Some(why),
+            _ => None,
+        }
+    }
+
+    /// One message of the output plugin.
+    pub(super) fn message(&mut self, body: Bytes, core: &mut Core, routes: &mut Routes, now: Instant) {
+        match pgoutput::decode(body) {
+            Ok(message) => self.decoded(message, core, routes, now),
+            Err(error) => self.protocol(&error.to_string()),
+        }
+    }
+
+    fn decoded(&mut self, message: Message, core: &mut Core, routes: &mut Routes, now: Instant) {
+        let inside = core.ledger().in_transaction();
+        match message {
+            Message::Insert { relation_id, row } if inside => match self.mapper.map(relation_id, &row) {
+                Ok(mapped) => self.mapped(mapped, core, routes, now),
+                Err(error) => self.unmapped(error),
+            },
+            Message::Begin { commit_time, .. } if !inside => core.begin(commit_time),
+            Message::Commit { end_lsn, .. } if inside => {
+                core.commit(end_lsn);
+                self.count_trace_contexts();
+            }
+            Message::Relation(relation) => {
+                if let Err(error) = self.mapper.relation(&relation) {
+                    let remedy = "add the column, or set OUTBOX_PRESET or OUTBOX_PLACEMENT to what the table has; \
+                                  then start the relay again";
+                    self.stopped = Some(Stopped::Halt(Halt::new(error.to_string(), remedy)));
+                }
+            }
+            Message::Origin { .. } | Message::Type { .. } | Message::Logical { .. } => {}
+            Message::Update { .. } => self.metrics.ignored(Ignored::Update, 1),
+            Message::Delete { .. } => self.metrics.ignored(Ignored::Delete, 1),
+            Message::Truncate { .. } => self.metrics.ignored(Ignored::Truncate, 1),
+            Message::StreamAbort { .. } => self.metrics.ignored(Ignored::StreamAbort, 1),
+            Message::Insert { .. } => self.protocol("a row outside a transaction"),
+            Message::Begin { .. } => self.protocol("a transaction inside another"),
+            Message::Commit { .. } => self.protocol("a commit without a transaction"),
+        }
+    }
+
+    fn mapped(&mut self, mapped: Mapped, core: &mut Core, routes: &mut Routes, now: Instant) {
+        match mapped {
+            Mapped::Record(record) => {
+                let size = kafka::record_size(&record);
+                let route = routes.of(&record, core);
+                self.take(Pending { record, route, size }, core, now);
+            }
+            Mapped::InvalidTopic { record, reason } => {
+                self.metrics.unmapped().rejected();
+                self.stopped = Some(Stopped::Halt(Halt::new(
+                    format!("record {}: the topic's name {reason}", describe(&record)),
+                    "the confirmed LSN stays before it; set KAFKA_TOPIC_EVENTS, or correct what writes aggregatetype \
+                     and skip this event with txstream slot advance",
+                )));
+            }
+            Mapped::Foreign => self.metrics.ignored(Ignored::ForeignRow, 1),
+        }
+    }
+
+    fn take(&mut self, pending: Pending, core: &mut Core, now: Instant) {
+        let Pending { record, route, size } = pending;
+        match core.take(record, route, size, now) {
+            Taken::Yes => {}
+            Taken::NeedsLimit(record) => self.pending = Some(Pending { record: *record, route, size }),
+            Taken::TooLarge { record, size, limit } => {
+                self.metrics.unmapped().rejected();
+                let name = describe(&record);
+                self.stopped = Some(Stopped::Halt(Halt::new(
+                    format!("record {name} is too large: {size} bytes, and the topic takes {limit}"),
+                    format!(
+                        "the confirmed LSN stays before it; raise the topic's limit (kafka-configs.sh --alter \
+                         --entity-type topics --entity-name {} --add-config max.message.bytes={size}) and start the \
+                         relay again",
+                        record.topic
+                    ),
+                )));
+            }
+        }
+    }
+
+    /// A limit was learnt: the record that waited for it goes on.
+    pub(super) fn retry_pending(&mut self, core: &mut Core, now: Instant) {
+        if let Some(pending) = self.pending.take() {
+            self.take(pending, core, now);
+        }
+    }
+
+    fn unmapped(&mut self, error: MapError) {
+        self.stopped = Some(match error {
+            MapError::NeedsText { .. } => Stopped::NeedsText(error.to_string()),
+            MapError::Broken(what) => {
+                self.protocol(&what);
+                return;
+            }
+            MapError::Unmappable(row) => {
+                self.metrics.unmapped().rejected();
+                Stopped::Halt(Halt::new(
+                    row.to_string(),
+                    "the confirmed LSN stays before it; correct what writes such rows, and skip this one with \
+                     txstream slot advance",
+                ))
+            }
+        });
+    }
+
+    fn protocol(&mut self, what: &str) {
+        self.stopped = Some(Stopped::Halt(Halt::new(
+            format!("the replication stream holds what this version does not understand: {what}"),
+            "nothing behind it was published or confirmed; please report this text with the server's version",
+        )));
+    }
+
+    fn count_trace_contexts(&mut self) {
+        let ignored = self.mapper.ignored_trace_contexts();
+        if ignored > self.trace_contexts {
+            self.metrics.ignored(Ignored::TraceContext, ignored - self.trace_contexts);
+            self.trace_contexts = ignored;
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Routes: a topic and an event type, looked up once per pair, with the metric handles of both.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::core::Core;
+use crate::metrics::{Metrics, Route};
+use crate::outbox::Record;
+
+/// Event types of a topic that get a route of their own; beyond, they share one. Metrics name fewer
+/// anyhow, so this only bounds memory.
+const MAX_TYPES: usize = 1_000;
+
+/// Not UTF-8, so it is no event type; metrics show it as `other`.
+const SHARED: &[u8] = b"\xFF";
+
+/// The routes of one session.
+pub(super) struct Routes {
+    metrics: Arc<Metrics>,
+    ids: HashMap<Arc<str>, HashMap<Bytes, u32>>,
+    routes: Vec<Route>,
+    last: Option<(Arc<str>, Bytes, u32)>,
+    touched: Vec<u32>,
+}
+
+impl Routes {
+    /// None yet.
+    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, ids: HashMap::new(), routes: Vec::new(), last: None, touched: Vec::new() }
+    }
+
+    /// The record's route, made known to the core when it is new.
+    pub(super) fn of(&mut self, record: &Record, core: &mut Core) -> u32 {
+        if let Some((topic, event_type, id)) = &self.last {
+            if Arc::ptr_eq(topic, &record.topic) && *event_type == record.event_type {
+                return *id;
+            }
+        }
+        let types = self.ids.entry(Arc::clone(&record.topic)).or_default();
+        let key: &[u8] = if types.len() < MAX_TYPES || types.contains_key(&record.event_type) {
+            &record.event_type
+        } else {
+            SHARED
+        };
+        let id = match types.get(key) {
+            Some(id) => *id,
+            None => {
+                let id = core.add_route(&record.topic);
+                types.insert(Bytes::copy_from_slice(key), id);
+                self.routes.push(self.metrics.route(&record.topic, key));
+                assert_eq!(id as usize + 1, self.routes.len(), "core and metrics number routes alike");
+                id
+            }
+        };
+        self.last = Some((Arc::clone(&record.topic), Bytes::copy_from_slice(&record.event_type), id));
+        id
+    }
+
+    /// The handles of a route, which is about to count something.
+    pub(super) fn touch(&mut self, id: u32) -> &Route {
+        if self.touched.last() != Some(&id) {
+            self.touched.push(id);
+        }
+        &self.routes[id as usize]
+    }
+
+    /// Shows what was counted.
+    pub(super) fn flush(&mut self) {
+        self.touched.sort_unstable();
+        self.touched.dedup();
+        for id in self.touched.drain(..) {
+            self.routes[id as usize].flush();
+        }
+    }
+}
