@@ -1,0 +1,157 @@
+//! What the relay says of itself: written by its loop, read by the admin server's thread.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::admin::status::rfc3339;
+use crate::admin::{BreakerOrder, StatusReport, Subject};
+
+/// Without a turn of the loop for this long the process is stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(30);
+
+/// The board.
+pub struct Board {
+    started: Instant,
+    last_turn_millis: AtomicU64,
+    page: Mutex<Page>,
+    orders: mpsc::Sender<BreakerOrder>,
+}
+
+struct Page {
+    report: StatusReport,
+    /// Why the relay is not ready although it streams.
+    reasons: Vec<String>,
+}
+
+impl Board {
+    /// A board, and the orders that come in through it.
+    pub fn new(slot: &str, publication: &str) -> (Arc<Self>, mpsc::Receiver<BreakerOrder>) {
+        let (orders, receiver) = mpsc::channel(8);
+        let report = StatusReport {
+            state: "starting".to_owned(),
+            since: rfc3339(SystemTime::now()),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            slot: slot.to_owned(),
+            publication: publication.to_owned(),
+            ..StatusReport::default()
+        };
+        let board = Self {
+            started: Instant::now(),
+            last_turn_millis: AtomicU64::new(0),
+            page: Mutex::new(Page { report, reasons: Vec::new() }),
+            orders,
+        };
+        (Arc::new(board), receiver)
+    }
+
+    fn page(&self) -> MutexGuard<'_, Page> {
+        self.page.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn millis(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The loop made a turn.
+    pub(super) fn turn(&self) {
+        self.last_turn_millis.store(self.millis(), Ordering::Relaxed);
+    }
+
+    /// The relay is in another state; one line in the log says so.
+    pub(super) fn state(&self, state: &str, detail: Option<String>) {
+        self.turn();
+        let mut page = self.page();
+        if page.report.state != state {
+            page.report.since = rfc3339(SystemTime::now());
+            tracing::info!(from = %page.report.state, to = state, detail = detail.as_deref(), "state changed");
+        }
+        state.clone_into(&mut page.report.state);
+        page.report.detail = detail;
+        page.reasons.clear();
+    }
+
+    /// Rewrites the report; `reasons` say why the relay is not ready although it streams.
+    pub(super) fn update(&self, change: impl FnOnce(&mut StatusReport), reasons: Vec<String>) {
+        let mut page = self.page();
+        change(&mut page.report);
+        page.reasons = reasons;
+    }
+
+    /// Changes the report only.
+    pub(super) fn note(&self, change: impl FnOnce(&mut StatusReport)) {
+        change(&mut self.page().report);
+    }
+}
+
+impl Subject for Board {
+    fn live(&self) -> Result<(), String> {
+        let silent = self.millis().saturating_sub(self.last_turn_millis.load(Ordering::Relaxed));
+        if Duration::from_millis(silent) > STUCK_AFTER {
+            return Err(format!("the relay's loop made no turn for {} s", silent / 1_000));
+        }
+        Ok(())
+    }
+
+    fn ready(&self) -> Result<String, Vec<String>> {
+        let page = self.page();
+        let state = &page.report.state;
+        match state.as_str() {
+            "streaming" if page.reasons.is_empty() => {
+                let waiting = page.report.waiting_topics.iter().map(|topic| format!("; topic {} waits", topic.topic));
+                Ok(waiting.fold(state.clone(), |text, topic| text + &topic))
+            }
+            "streaming" => Err(page.reasons.clone()),
+            "standby" => Ok(state.clone()),
+            _ => {
+                let detail = page.report.detail.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();
+                Err(vec![format!("{state}{detail}")])
+            }
+        }
+    }
+
+    fn status(&self) -> serde_json::Value {
+        let mut report = self.page().report.clone();
+        report.uptime_seconds = self.started.elapsed().as_secs();
+        serde_json::to_value(report).unwrap_or_default()
+    }
+
+    fn refresh(&self) {
+        // The loop keeps the gauges up to date with every report.
+    }
+
+    fn breaker(&self, order: BreakerOrder) -> Result<(), String> {
+        self.orders.try_send(order).map_err(|_| "the relay is busy; try again".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_without_a_turn_is_not_live() {
+        let (board, _orders) = Board::new("s", "p");
+        board.turn();
+        assert_eq!(board.live(), Ok(()));
+        tokio::time::advance(STUCK_AFTER + Duration::from_secs(1)).await;
+        assert!(board.live().unwrap_err().contains("31 s"));
+    }
+
+    #[tokio::test]
+    async fn ready_means_streaming_without_a_reason_or_standing_by() {
+        let (board, _orders) = Board::new("s", "p");
+        assert!(board.ready().is_err());
+        board.state("streaming", None);
+        assert_eq!(board.ready(), Ok("streaming".to_owned()));
+        board.update(|_| {}, vec!["the breaker is open".to_owned()]);
+        assert_eq!(board.ready(), Err(vec!["the breaker is open".to_owned()]));
+        board.state("standby", Some("held by pid 7".to_owned()));
+        assert_eq!(board.ready(), Ok("standby".to_owned()));
+        board.state("connecting", Some("refused".to_owned()));
+        assert_eq!(board.ready(), Err(vec!["connecting: refused".to_owned()]));
+    }
+}

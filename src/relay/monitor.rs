@@ -1,0 +1,273 @@
+//! The SQL side of a session, in a task of its own: it looks at slot and tables from time to time and
+//! writes the checkpoint row. Nothing here is waited for by the stream.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use super::backoff::Backoff;
+use super::board::Board;
+use super::checkpoint::{self, Identity, Progress, Recovery};
+use super::halt::Halt;
+use super::preflight::{self, Problem, TableIdentity};
+use super::settings::Settings;
+use crate::metrics::Metrics;
+use crate::outbox;
+use crate::postgres::slot;
+use crate::postgres::sql::{self, SqlConn};
+use crate::postgres::{ConnInfo, Lsn, PgError};
+
+/// How often the checkpoint row is written while records are confirmed: after a crash it lags by
+/// this, which is all its detection loses.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(2);
+
+/// How often the slot is looked at.
+const SLOT_EVERY: Duration = Duration::from_secs(2);
+
+/// How often the tables are checked (the contract's 10 s).
+const TABLES_EVERY: Duration = Duration::from_secs(10);
+
+/// Longest wait for one statement: a server that does not answer is connected to anew.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What the stream has to know.
+#[derive(Debug)]
+pub(super) enum Notice {
+    /// A person must act.
+    Halt(Halt),
+    /// The server shuts down; it waits for us to confirm or to go.
+    ServerStopping,
+}
+
+/// How far the stream is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Stand {
+    /// The confirmed LSN.
+    pub(super) confirmed_lsn: Lsn,
+    /// Records acknowledged in this session.
+    pub(super) acknowledged: u64,
+}
+
+/// What the monitor needs.
+pub(super) struct Monitor {
+    pub(super) conninfo: ConnInfo,
+    pub(super) application_name: String,
+    pub(super) settings: Settings,
+    pub(super) outbox: outbox::Settings,
+    pub(super) tables: Vec<TableIdentity>,
+    pub(super) system_identifier: String,
+    pub(super) database: String,
+    pub(super) instance: String,
+    pub(super) board: Arc<Board>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// A recovery pair that becomes valid once `lsn` is confirmed: every transaction below `xid` had ended
+/// before `lsn` was taken.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pair {
+    pending: Option<Recovery>,
+}
+
+impl Monitor {
+    /// Runs until the stand's sender is gone; gives back the connection if it is alive.
+    pub(super) async fn run(
+        self,
+        conn: SqlConn,
+        mut stand: watch::Receiver<Stand>,
+        notices: mpsc::Sender<Notice>,
+    ) -> Option<SqlConn> {
+        let mut conn = Some(conn);
+        let mut backoff = Backoff::reconnect();
+        let mut attempt = 0;
+        loop {
+            let Some(live) = conn.take() else {
+                tokio::select! {
+                    () = tokio::time::sleep(backoff.delay(attempt)) => {}
+                    _ = gone(&mut stand) => return None,
+                }
+                attempt = attempt.saturating_add(1);
+                match sql::connect(&self.conninfo, &self.application_name).await {
+                    Ok(live) => conn = Some(live),
+                    Err(error) => self.failed(&error, &notices).await,
+                }
+                continue;
+            };
+            let ended = tokio::select! {
+                () = gone(&mut stand.clone()) => return Some(live),
+                ended = self.watch(&live, stand.clone(), &notices) => ended,
+                end = live.closed() => {
+                    if is_shutdown(end.sqlstate.as_deref()) {
+                        send(&notices, Notice::ServerStopping).await;
+                    }
+                    PgError::Timeout { doing: format!("the connection ended: {}", end.message), limit: Duration::ZERO }
+                }
+            };
+            tracing::debug!(error = %ended.report(), "the monitoring connection is set up again");
+            attempt = 0;
+        }
+    }
+
+    async fn failed(&self, error: &PgError, notices: &mpsc::Sender<Notice>) {
+        if is_shutdown(error.sqlstate()) {
+            send(notices, Notice::ServerStopping).await;
+        }
+        tracing::debug!(error = %error.report(), "the monitoring connection cannot be made");
+    }
+
+    /// Looks and writes until something fails.
+    async fn watch(
+        &self,
+        conn: &SqlConn,
+        stand: watch::Receiver<Stand>,
+        notices: &mpsc::Sender<Notice>,
+    ) -> PgError {
+        let mut every = interval(Duration::from_millis(500));
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut slot_at, mut tables_at, mut row_at) = (Instant::now(), Instant::now() + TABLES_EVERY, Instant::now());
+        let mut written = Stand { acknowledged: 0, ..*stand.borrow() };
+        let mut pair = Pair::default();
+        loop {
+            every.tick().await;
+            let now = Instant::now();
+            let current = *stand.borrow();
+            let step = async {
+                if now >= slot_at {
+                    slot_at = now + SLOT_EVERY;
+                    self.look_at_slot(conn).await?;
+                }
+                if now >= row_at && current.acknowledged != written.acknowledged {
+                    row_at = now + CHECKPOINT_EVERY;
+                    self.write_row(conn, current, &mut pair).await?;
+                    written = current;
+                }
+                if now >= tables_at {
+                    tables_at = now + TABLES_EVERY;
+                    self.look_at_tables(conn, notices).await?;
+                }
+                Ok::<(), PgError>(())
+            };
+            match timeout(STATEMENT_TIMEOUT, step).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return error,
+                Err(_) => return PgError::Timeout { doing: "look at the slot".to_owned(), limit: STATEMENT_TIMEOUT },
+            }
+        }
+    }
+
+    async fn look_at_slot(&self, conn: &SqlConn) -> Result<(), PgError> {
+        let Some(view) = slot::view(&**conn, &self.settings.slot).await? else { return Ok(()) };
+        let metrics = &self.metrics;
+        metrics.slot_confirmed_lag_bytes.set(view.slot_confirmed_lag_bytes.unwrap_or(0));
+        metrics.slot_retained_wal_bytes.set(view.slot_retained_wal_bytes.unwrap_or(0));
+        metrics.safe_wal_bytes(view.safe_wal_size);
+        metrics.wal_status(view.wal_status.as_deref());
+        self.board.note(|report| {
+            let signed = |bytes: Option<u64>| bytes.and_then(|bytes| i64::try_from(bytes).ok());
+            report.lag.confirmed_lag_bytes = signed(view.slot_confirmed_lag_bytes);
+            report.lag.retained_wal_bytes = signed(view.slot_retained_wal_bytes);
+            report.lag.safe_wal_bytes = view.safe_wal_size;
+            report.lag.wal_status = view.wal_status;
+        });
+        Ok(())
+    }
+
+    async fn look_at_tables(&self, conn: &SqlConn, notices: &mpsc::Sender<Notice>) -> Result<(), PgError> {
+        match preflight::recheck(conn, &self.settings, &self.outbox, &self.tables).await {
+            Ok(()) | Err(Problem::Wait(_)) => Ok(()),
+            Err(Problem::Retry(error)) => Err(error),
+            Err(Problem::Halt(halt)) => {
+                send(notices, Notice::Halt(halt)).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Writes the row, with the recovery pair once the stream has confirmed it.
+    async fn write_row(&self, conn: &SqlConn, stand: Stand, pair: &mut Pair) -> Result<(), PgError> {
+        let confirmed = pair.pending.filter(|pending| stand.confirmed_lsn >= pending.lsn);
+        write(self, conn, stand.confirmed_lsn, false, confirmed).await?;
+        if confirmed.is_some() || pair.pending.is_none() {
+            pair.pending = Some(take_pair(conn).await?);
+        }
+        Ok(())
+    }
+}
+
+/// Writes the checkpoint row of a session. An error that is not the connection's is logged: the row
+/// only detects.
+async fn write(
+    monitor: &Monitor,
+    conn: &SqlConn,
+    confirmed_lsn: Lsn,
+    clean: bool,
+    recovery: Option<Recovery>,
+) -> Result<(), PgError> {
+    let identity = Identity {
+        system_identifier: &monitor.system_identifier,
+        database: &monitor.database,
+        instance: &monitor.instance,
+        reported_lsn: confirmed_lsn,
+    };
+    let progress = Progress { slot: &monitor.settings.slot, identity: &identity, confirmed_lsn, clean, recovery };
+    match checkpoint::advance(conn, &progress).await {
+        Ok(()) => Ok(()),
+        Err(checkpoint::CheckpointError::Pg(error)) => Err(error),
+        Err(error) => {
+            tracing::warn!(%error, "the checkpoint row cannot be written");
+            Ok(())
+        }
+    }
+}
+
+async fn take_pair(conn: &SqlConn) -> Result<Recovery, PgError> {
+    const DOING: &str = "take a recovery pair";
+    const SQL: &str = "select pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text";
+    let failed = |source| PgError::statement(DOING, source);
+    let row = conn.query_typed_one(SQL, &[]).await.map_err(failed)?;
+    let xid: String = row.try_get(0).map_err(failed)?;
+    // A statement of its own: the position must be taken after the snapshot.
+    let row = conn.query_typed_one("select pg_catalog.pg_current_wal_insert_lsn()::text", &[]).await.map_err(failed)?;
+    let lsn: String = row.try_get(0).map_err(failed)?;
+    match (xid.parse(), lsn.parse()) {
+        (Ok(xid), Ok(lsn)) => Ok(Recovery { xid, lsn }),
+        _ => Err(PgError::protocol(DOING, "an xid or LSN that is none")),
+    }
+}
+
+/// Waits until the slot shows what was last reported, at most `limit`, and then writes the clean
+/// row: after a graceful stop the slot must not be found ahead of it.
+pub(super) async fn close_cleanly(monitor: &Monitor, conn: &SqlConn, confirmed_lsn: Lsn, limit: Duration) -> bool {
+    let seen = async {
+        loop {
+            match slot::view(&**conn, &monitor.settings.slot).await {
+                Ok(Some(view)) if view.confirmed_flush_lsn >= Some(confirmed_lsn) => return true,
+                Ok(Some(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
+                Ok(None) | Err(_) => return false,
+            }
+        }
+    };
+    let seen = timeout(limit, seen).await.unwrap_or(false);
+    if seen {
+        if let Err(error) = write(monitor, conn, confirmed_lsn, true, None).await {
+            tracing::warn!(error = %error.report(), "the checkpoint row of the stop cannot be written");
+        }
+    }
+    seen
+}
+
+async fn gone(stand: &mut watch::Receiver<Stand>) {
+    while stand.changed().await.is_ok() {}
+}
+
+async fn send(notices: &mpsc::Sender<Notice>, notice: Notice) {
+    // The session may be over; then nobody needs to know.
+    let _ = notices.send(notice).await;
+}
+
+/// 57P01 admin_shutdown, 57P03 cannot_connect_now: a fast shutdown that waits for us.
+fn is_shutdown(sqlstate: Option<&str>) -> bool {
+    matches!(sqlstate, Some("57P01" | "57P03"))
+}

@@ -1,0 +1,224 @@
+//! What must hold before streaming, looked at on an ordinary connection to the replication server:
+//! the server's settings, the publication, the tables, the slot and its checkpoint row. The table
+//! part is looked at again while streaming.
+
+use tokio_postgres::Client;
+
+use super::checkpoint::{self, CheckpointError, Identity, Verdict, judge};
+use super::halt::Halt;
+use super::slot_life::{self, SlotError};
+use super::settings::Settings;
+use crate::outbox;
+use crate::postgres::slot::{self, SlotView};
+use crate::postgres::{Lsn, PgError, error, publication};
+
+/// Why streaming cannot begin.
+#[derive(Debug)]
+pub(super) enum Problem {
+    /// Try again.
+    Retry(PgError),
+    /// A person must act.
+    Halt(Halt),
+    /// A backfill is under way: wait for it.
+    Wait(&'static str),
+}
+
+impl From<PgError> for Problem {
+    fn from(error: PgError) -> Self {
+        match error.class() {
+            error::Class::Halt => Self::Halt(halt_of(&error)),
+            _ => Self::Retry(error),
+        }
+    }
+}
+
+impl From<SlotError> for Problem {
+    fn from(error: SlotError) -> Self {
+        match error {
+            SlotError::Pg(error) | SlotError::Checkpoint(CheckpointError::Pg(error)) => error.into(),
+            other => Self::Halt(Halt::new(other.to_string(), other.remedy())),
+        }
+    }
+}
+
+impl From<CheckpointError> for Problem {
+    fn from(error: CheckpointError) -> Self {
+        SlotError::Checkpoint(error).into()
+    }
+}
+
+/// The halt that an error of Postgres means.
+pub(super) fn halt_of(error: &PgError) -> Halt {
+    let remedy = error.hint().unwrap_or_else(|| "see the server's log, and txstream slot status".to_owned());
+    Halt::new(error.report(), remedy)
+}
+
+/// The identity of an outbox table when streaming began.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TableIdentity {
+    name: String,
+    oid: u32,
+}
+
+/// What the checks found out.
+#[derive(Debug)]
+pub(super) struct Ready {
+    /// Cluster and database.
+    pub(super) system_identifier: String,
+    /// Database name.
+    pub(super) database: String,
+    /// The outbox tables.
+    pub(super) tables: Vec<TableIdentity>,
+    /// Columns can be asked for in binary: about a tenth less work for the walsender.
+    pub(super) binary: bool,
+    /// The slot, if there is one.
+    pub(super) slot: Option<SlotView>,
+    /// Where the checkpoint row and the slot leave us.
+    pub(super) verdict: Verdict,
+}
+
+/// Who we are.
+#[derive(Debug, Clone)]
+pub(super) struct Instance {
+    /// Differs at every start of a process.
+    pub(super) name: String,
+    /// The highest position this process reported as flushed.
+    pub(super) reported_lsn: Lsn,
+}
+
+/// Looks at everything.
+pub(super) async fn check(
+    client: &Client,
+    settings: &Settings,
+    outbox: &outbox::Settings,
+    instance: &Instance,
+) -> Result<Ready, Problem> {
+    server(client).await?;
+    let (system_identifier, database) = checkpoint::whereabouts(client).await?;
+    slot_life::ensure_published(client, &settings.publication, outbox).await?;
+    let (tables, types) = identities(client, settings, outbox).await?;
+    let slot = slot::view(client, &settings.slot).await?;
+    if let Some(view) = &slot {
+        view.ensure_ours(&database).map_err(SlotError::from)?;
+        if let Some(terminal) = view.terminal() {
+            return Err(SlotError::Terminal { slot: settings.slot.clone(), terminal }.into());
+        }
+    }
+    let row = checkpoint::read(client, &settings.slot).await?;
+    let identity = Identity {
+        system_identifier: &system_identifier,
+        database: &database,
+        instance: &instance.name,
+        reported_lsn: instance.reported_lsn,
+    };
+    let verdict = judge(row.as_ref(), slot.as_ref(), &identity);
+    Ok(Ready { binary: outbox::binary_safe_types(&types), system_identifier, database, tables, slot, verdict })
+}
+
+async fn server(client: &Client) -> Result<(), Problem> {
+    let row = client
+        .query_typed_one("select current_setting('wal_level'), pg_catalog.pg_is_in_recovery()", &[])
+        .await
+        .map_err(|source| PgError::statement("read wal_level", source))?;
+    let get = |source| PgError::statement("read wal_level", source);
+    let wal_level: String = row.try_get(0).map_err(get)?;
+    if row.try_get(1).map_err(get)? {
+        // It may be promoted, or the address may come to lead to the primary.
+        return Err(Problem::Wait("the server is a standby in recovery; waiting for the primary"));
+    }
+    if wal_level != "logical" {
+        return Err(Problem::Halt(Halt::new(
+            format!("wal_level is {wal_level}, and logical replication needs logical"),
+            "ALTER SYSTEM SET wal_level = 'logical'; and restart the server",
+        )));
+    }
+    Ok(())
+}
+
+/// The tables' OIDs, and the types of the columns that are read.
+async fn identities(
+    client: &Client,
+    settings: &Settings,
+    outbox: &outbox::Settings,
+) -> Result<(Vec<TableIdentity>, Vec<u32>), Problem> {
+    let mut tables = Vec::new();
+    let mut types = Vec::new();
+    for name in &outbox.tables {
+        let table = publication::table(client, &name.schema, &name.name, &settings.publication).await?;
+        let table = table.ok_or_else(|| SlotError::NoTable(name.to_string()))?;
+        let read = table.columns.iter().filter(|column| outbox.reads_column(&column.name));
+        types.extend(read.map(|column| column.type_id));
+        tables.push(TableIdentity { name: name.to_string(), oid: table.oid });
+    }
+    Ok((tables, types))
+}
+
+/// The table checks again, while streaming: a table dropped and recreated, or swapped by rename,
+/// would be skipped silently.
+pub(super) async fn recheck(
+    client: &Client,
+    settings: &Settings,
+    outbox: &outbox::Settings,
+    began_with: &[TableIdentity],
+) -> Result<(), Problem> {
+    slot_life::ensure_published(client, &settings.publication, outbox).await?;
+    let (now, _) = identities(client, settings, outbox).await?;
+    match began_with.iter().zip(&now).find(|(before, now)| before != now) {
+        None => Ok(()),
+        Some((before, now)) => Err(Problem::Halt(Halt::new(
+            format!(
+                "outbox table {} is another table than streaming began with (OID {} then, {} now): it was dropped and \
+                 recreated, or swapped by rename; rows of the old one and rows written before the new one was \
+                 published may be missing in Kafka",
+                before.name, before.oid, now.oid
+            ),
+            format!(
+                "ALTER PUBLICATION {} ADD TABLE the new table if \\dRp+ does not show it, compare both tables with \
+                 Kafka, and start the relay again",
+                settings.publication
+            ),
+        ))),
+    }
+}
+
+/// What a verdict means for a relay; `None` is: go on.
+pub(super) fn objection(verdict: &Verdict, slot: &str) -> Option<Problem> {
+    let halt = |what: String, remedy: &str| Some(Problem::Halt(Halt::new(what, remedy)));
+    match verdict {
+        Verdict::Resume | Verdict::Unknown | Verdict::Behind { .. } => None,
+        Verdict::NeverExisted => halt(
+            format!("replication slot {slot} does not exist"),
+            "run txstream slot create, or start the relay with --create-slot",
+        ),
+        Verdict::Dropped => halt(
+            format!("replication slot {slot} was dropped by txstream slot drop"),
+            "run txstream slot create to begin anew; what was written in between is not published",
+        ),
+        Verdict::Lost { confirmed_lsn } => halt(
+            format!(
+                "replication slot {slot} is gone; it existed and was confirmed up to {}",
+                confirmed_lsn.map_or_else(|| "an unknown position".to_owned(), |lsn| lsn.to_string())
+            ),
+            "rows written since are not in Kafka; run txstream slot drop and txstream slot create to go on from now, \
+             and publish what the gap holds",
+        ),
+        Verdict::Ahead { row_lsn, slot_lsn } => halt(
+            format!(
+                "replication slot {slot} stands at {slot_lsn}, ahead of {row_lsn}, the last position its relay \
+                 confirmed: what lies between was moved past by someone else and not published"
+            ),
+            "find out who advanced the slot; to go on from where it stands, drop and create it with txstream slot",
+        ),
+        Verdict::OtherSystem { row, server } => halt(
+            format!("this is another cluster (system identifier {server}) than the slot's checkpoint was written in ({row})"),
+            "check DATABASE_URL and REPLICATION_URL; after pg_upgrade or a restore, delete the row of the slot from \
+             txstream_checkpoint to accept the new cluster",
+        ),
+        Verdict::OtherDatabase { row, server } => halt(
+            format!("this is another database ({server}) than the slot's checkpoint was written in ({row})"),
+            "check DATABASE_URL and REPLICATION_URL; if the database was renamed or copied on purpose, delete the row \
+             of the slot from txstream_checkpoint",
+        ),
+        Verdict::BackfillPending => Some(Problem::Wait("a backfill was begun and not finished; run it again")),
+    }
+}
