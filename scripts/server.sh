@@ -72,21 +72,39 @@ free_port() {
   local port
   while :; do
     port=$((10000 + (RANDOM * 32768 + RANDOM) % 22000))
-    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { echo "$port"; return; }
+    in_use "$port" || { echo "$port"; return; }
   done
+}
+
+# in_use PORT: whether someone listens there.
+in_use() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+# keep_given_port PORT: makes it the port of $dir from now on; an empty one changes nothing.
+keep_given_port() {
+  [ -n "$1" ] || return 0
+  ! in_use "$1" || die "port $1 of 127.0.0.1 is in use: choose another with --port"
+  echo "$1" >"$dir/port"
 }
 
 # fetch_once DIR FUNCTION: calls FUNCTION in a new directory and renames that to DIR, unless DIR
 # exists. Two processes may ask at once: one fetches, the other waits.
 fetch_once() {
+  local dir=$1 fill=$2
+  [ -d "$dir" ] || fetch_locked "$dir" "$fill"
+  as_server test -r "$dir/." ||
+    die "$(server_user) cannot read $dir: set TXSTREAM_CACHE to a directory it can reach"
+}
+
+fetch_locked() {
   local dir=$1 fill=$2 new
-  [ ! -d "$dir" ] || return 0
   umask 022
   mkdir -p "$(dirname "$dir")" || die "cannot write $(dirname "$dir"): set TXSTREAM_CACHE to a directory you own"
   need flock:util-linux
   exec 8>"$dir.lock"
   flock 8
   if [ ! -d "$dir" ]; then
+    # Whoever held the lock before may have been killed half-way.
+    rm -rf "$dir".new.*
     new=$(mktemp -d "$dir.new.XXXXXX")
     # shellcheck disable=SC2064 # the directory of now
     trap "rm -rf '$new'" EXIT
@@ -98,13 +116,14 @@ fetch_once() {
     trap - EXIT
   fi
   exec 8>&-
-  as_server test -r "$dir/." ||
-    die "$(server_user) cannot read $dir: set TXSTREAM_CACHE to a directory it can reach"
 }
 
 # Makes $dir, owned by the server user, if it is missing.
 make_server_dir() {
-  [ -d "$dir" ] || mkdir -p "$dir"
+  if [ -d "$dir" ] && [ ! -e "$dir/lock" ] && [ -n "$(ls -A "$dir")" ]; then
+    die "$dir holds something else: name a new directory"
+  fi
+  mkdir -p "$dir"
   if [ "$(id -u)" -eq 0 ]; then
     chown "$(server_user)" "$dir"
     chmod 755 "$dir"
