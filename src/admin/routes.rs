@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -20,6 +20,34 @@ const MOST_BODY_BYTES: usize = 1024;
 const MOST_DISCARDED_BYTES: usize = 1024 * 1024;
 
 type Answer = Response<Full<Bytes>>;
+
+/// What is wrong with a request.
+struct Refusal {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    /// A header that tells the client what to do instead.
+    hint: Option<(HeaderName, &'static str)>,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), hint: None }
+    }
+
+    fn with_hint(self, name: HeaderName, value: &'static str) -> Self {
+        Self { hint: Some((name, value)), ..self }
+    }
+
+    fn into_answer(self) -> Answer {
+        let body = json!({"error": {"code": self.code, "message": self.message}});
+        let answer = document(self.status, &body);
+        match self.hint {
+            Some((name, value)) => with_header(answer, name, value),
+            None => answer,
+        }
+    }
+}
 
 /// What the routes work with.
 pub(super) struct App {
@@ -106,24 +134,28 @@ impl App {
     /// Answers within `deadline`, whatever the client sends.
     pub(super) async fn answer(&self, request: Request<Incoming>, deadline: Duration) -> Answer {
         let answer = match tokio::time::timeout(deadline, self.route(request)).await {
-            Ok(Ok(answer) | Err(answer)) => answer,
-            Err(_) => failure(StatusCode::REQUEST_TIMEOUT, "timeout", "the request took too long to arrive"),
+            Ok(Ok(answer)) => answer,
+            Ok(Err(refusal)) => refusal.into_answer(),
+            Err(_) => {
+                Refusal::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the request took too long to arrive")
+                    .into_answer()
+            }
         };
         with_common_headers(answer)
     }
 
     /// The answer, in the error case one that says what is wrong with the request.
-    async fn route(&self, request: Request<Incoming>) -> Result<Answer, Answer> {
+    async fn route(&self, request: Request<Incoming>) -> Result<Answer, Refusal> {
         let path = request.uri().path();
         let route =
             if path == self.settings.path { Some(Route::View(View::Metrics)) } else { Route::fixed(path) };
         let route =
-            route.ok_or_else(|| failure(StatusCode::NOT_FOUND, "not_found", "there is no such page"))?;
+            route.ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "not_found", "there is no such page"))?;
         let allow = route.allow();
         if !allow.split(", ").any(|method| method == request.method().as_str()) {
             let text = format!("this page has {allow} only");
-            let answer = failure(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", &text);
-            return Err(with_header(answer, header::ALLOW, allow));
+            let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", text);
+            return Err(refusal.with_hint(header::ALLOW, allow));
         }
         match route {
             Route::View(view) => Ok(self.show(view)),
@@ -153,17 +185,19 @@ impl App {
                 self.subject.refresh();
                 match self.metrics.render() {
                     Ok(text) => answer(StatusCode::OK, metrics::CONTENT_TYPE, text),
-                    Err(error) => failure(StatusCode::INTERNAL_SERVER_ERROR, "metrics", &error),
+                    Err(error) => {
+                        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics", error).into_answer()
+                    }
                 }
             }
         }
     }
 
     /// Does what the caller, who has proven who it is, orders.
-    fn act(&self, act: Act, body: &str) -> Result<Answer, Answer> {
+    fn act(&self, act: Act, body: &str) -> Result<Answer, Refusal> {
         match act {
             Act::Breaker(order) => {
-                let refused = |reason: String| failure(StatusCode::CONFLICT, "breaker", &reason);
+                let refused = |reason: String| Refusal::new(StatusCode::CONFLICT, "breaker", reason);
                 self.subject.breaker(order).map_err(refused)?;
                 let word = if order == BreakerOrder::Open { "open" } else { "close" };
                 tracing::info!(order = word, "the breaker was ordered by hand");
@@ -171,7 +205,7 @@ impl App {
             }
             Act::LogLevel => {
                 let level = level_of(body);
-                let refused = |reason: String| failure(StatusCode::BAD_REQUEST, "invalid_level", &reason);
+                let refused = |reason: String| Refusal::new(StatusCode::BAD_REQUEST, "invalid_level", reason);
                 (self.log_level)(&level).map_err(refused)?;
                 tracing::info!(level, "the log level was changed by hand");
                 Ok(document(StatusCode::OK, &json!({"level": level})))
@@ -180,18 +214,18 @@ impl App {
     }
 
     /// Whether the caller may act.
-    fn authorize(&self, headers: &HeaderMap) -> Result<(), Answer> {
+    fn authorize(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let token = self.settings.admin_token.as_ref().map(crate::secret::Secret::expose);
         let Some(token) = token.filter(|token| !token.is_empty()) else {
             let text = "acts are off: set METRICS_ADMIN_TOKEN and send it as a bearer token";
-            return Err(failure(StatusCode::FORBIDDEN, "forbidden", text));
+            return Err(Refusal::new(StatusCode::FORBIDDEN, "forbidden", text));
         };
         if bearer(headers).is_some_and(|given| same(given, token.as_bytes())) {
             return Ok(());
         }
         let text = "send the value of METRICS_ADMIN_TOKEN as `Authorization: Bearer`";
-        let answer = failure(StatusCode::UNAUTHORIZED, "unauthorized", text);
-        Err(with_header(answer, header::WWW_AUTHENTICATE, "Bearer"))
+        let refusal = Refusal::new(StatusCode::UNAUTHORIZED, "unauthorized", text);
+        Err(refusal.with_hint(header::WWW_AUTHENTICATE, "Bearer"))
     }
 }
 
@@ -209,11 +243,11 @@ fn same(given: &[u8], wanted: &[u8]) -> bool {
 
 /// The body as text, if it is short. A longer one is read to its end, within reason, because a
 /// client that is still sending when the connection closes may never see the answer.
-async fn text_of(mut body: Incoming) -> Result<String, Answer> {
+async fn text_of(mut body: Incoming) -> Result<String, Refusal> {
     let mut kept = Vec::new();
     let mut bytes = 0;
     while let Some(frame) = body.frame().await {
-        let incomplete = |_| failure(StatusCode::BAD_REQUEST, "bad_body", "the body is incomplete");
+        let incomplete = |_| Refusal::new(StatusCode::BAD_REQUEST, "bad_body", "the body is incomplete");
         let Ok(data) = frame.map_err(incomplete)?.into_data() else { continue };
         bytes += data.len();
         if bytes <= MOST_BODY_BYTES {
@@ -224,9 +258,10 @@ async fn text_of(mut body: Incoming) -> Result<String, Answer> {
     }
     if bytes > MOST_BODY_BYTES {
         let text = format!("the body may have {MOST_BODY_BYTES} bytes");
-        return Err(failure(StatusCode::PAYLOAD_TOO_LARGE, "too_large", &text));
+        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", text));
     }
-    String::from_utf8(kept).map_err(|_| failure(StatusCode::BAD_REQUEST, "bad_body", "the body is not UTF-8"))
+    String::from_utf8(kept)
+        .map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "bad_body", "the body is not UTF-8"))
 }
 
 /// The level in a body: the bare word, or `{"level": "..."}`.
@@ -250,12 +285,8 @@ fn document(status: StatusCode, value: &Value) -> Answer {
     answer(status, "application/json", format!("{value}\n"))
 }
 
-/// An answer that says what went wrong.
-fn failure(status: StatusCode, code: &str, message: &str) -> Answer {
-    document(status, &json!({"error": {"code": code, "message": message}}))
-}
-
-pub(super) fn with_header(mut answer: Answer, name: header::HeaderName, value: &'static str) -> Answer {
+/// An answer with one more header.
+pub(super) fn with_header(mut answer: Answer, name: HeaderName, value: &'static str) -> Answer {
     answer.headers_mut().insert(name, HeaderValue::from_static(value));
     answer
 }

@@ -432,7 +432,9 @@ async fn a_connection_is_kept_for_the_next_request() {
 
 #[tokio::test]
 async fn a_stop_closes_idle_connections_and_frees_the_port_at_once() {
-    let (server, _) = serve(Fake::new());
+    // An address of its own: no other test can take the port in between.
+    let own = || Settings { host: "127.0.0.2".to_owned(), ..settings(None) };
+    let server = start(own(), Arc::new(Fake::new()), Metrics::new(), levels()).unwrap();
     let address = server.addresses()[0];
     let mut idle = connect(&server).await;
     idle.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
@@ -441,7 +443,7 @@ async fn a_stop_closes_idle_connections_and_frees_the_port_at_once() {
     assert!(read_to_end(&mut idle).await.contains(" 200 "));
     let refused = TcpStream::connect(address).await.unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
-    let again = Settings { port: address.port(), ..settings(None) };
+    let again = Settings { port: address.port(), ..own() };
     start(again, Arc::new(Fake::new()), Metrics::new(), levels()).unwrap().stop();
 }
 
