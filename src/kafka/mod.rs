@@ -2,16 +2,46 @@
 //!
 //! Wraps librdkafka's idempotent producer. Knows nothing of Postgres or of the order of records;
 //! only a delivery report confirms.
+//!
+//! - [`properties`]: the text of a properties file or of `-X name=value` becomes [`Property`]s.
+//! - [`config`]: which properties are forced, refused, passed through; defaults of ours.
+//! - [`producer`]: [`Producer`], over librdkafka's queue and its polling thread.
+//! - [`inbox`]: [`Inbox`], the border between that thread and the loop that waits for [`Event`]s.
+//! - [`error`]: what an error code means ([`error::classify`]) and what a person can do about it.
+//! - [`limits`]: a topic's own size limit, and the size of a record as a broker counts it.
+//!
+//! Invariant: a ticket that [`Producer::send`] took comes back exactly once, as
+//! [`Event::Acknowledged`] or [`Event::Failed`], unless the producer is closed before.
+
+use std::fmt;
 
 use crate::outbox::Record;
 
+pub mod config;
+pub mod error;
+pub mod inbox;
+pub mod limits;
+pub mod producer;
+pub mod properties;
+
+pub use inbox::Inbox;
+pub use producer::{CreateError, Producer};
+
 /// One librdkafka property as a person set it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Property {
     /// librdkafka's name.
     pub name: String,
-    /// Its value; may be a secret.
+    /// Its value; may be a secret, see [`config::is_secret`].
     pub value: String,
+}
+
+/// Shows the value only when it is no secret.
+impl fmt::Debug for Property {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = if config::is_secret(&self.name) { "***" } else { &self.value };
+        write!(f, "{}={value}", self.name)
+    }
 }
 
 /// How to reach Kafka.
@@ -23,7 +53,8 @@ pub struct Settings {
     pub client_id: String,
     /// `request.timeout.ms`.
     pub request_timeout: std::time::Duration,
-    /// Other properties, in rising precedence; validated.
+    /// Other properties, in rising precedence; validated. One that names what a field above says
+    /// (`bootstrap.servers`, `client.id`, `request.timeout.ms`) beats the field.
     pub properties: Vec<Property>,
 }
 
@@ -50,11 +81,12 @@ pub struct Failure {
     pub class: FailureClass,
     /// The error's text.
     pub message: String,
-    /// The record, copied out of the report.
+    /// The record, copied out of the report: topic, key, value and headers byte for byte. A report
+    /// knows no event type, so `event_type` is empty; whoever holds the ticket knows it.
     pub record: Record,
 }
 
-/// What a failed record needs. One pure function decides: `error::classify`.
+/// What a failed record needs. One pure function decides: [`error::classify`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureClass {
     /// A transport error: send again, no attempt used up.
@@ -109,17 +141,4 @@ pub enum SendError {
     Rejected(Rejection, String),
     /// The producer is finished.
     Fatal(String),
-}
-
-/// An idempotent producer.
-pub struct Producer(());
-
-impl Producer {
-    /// Hands a record to librdkafka, which copies it. Never blocks.
-    ///
-    /// # Errors
-    /// [`SendError`]; the record was not taken.
-    pub fn send(&self, _record: &Record, _ticket: Ticket) -> Result<(), SendError> {
-        todo!("kafka package")
-    }
 }
