@@ -3,7 +3,6 @@
 mod database;
 mod kafka;
 mod layers;
-mod outbox;
 mod read;
 mod report;
 mod sections;
@@ -21,7 +20,7 @@ pub use report::Entry;
 
 use crate::postgres::ConnInfo;
 use crate::secret::Secret;
-use crate::{admin, relay};
+use crate::{admin, outbox, relay};
 
 /// Everything that people can set, checked.
 #[derive(Debug, Clone)]
@@ -33,7 +32,7 @@ pub struct Config {
     /// The server to replicate from, for slot views, checkpoint and dead letters too.
     pub replication: ConnInfo,
     /// Outbox tables and record shape.
-    pub outbox: crate::outbox::Settings,
+    pub outbox: outbox::Settings,
     /// The producer.
     pub kafka: crate::kafka::Settings,
     /// The consumers of `verify` and the demo.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::layers::Given;
 use super::read::{Reader, number, within};
 use super::{LogFormat, Logging, Writer, units};
-use crate::outbox::{self, Preset};
+use crate::outbox::{self, Placement, Preset, PresetError, TableName, check_topic_name};
 use crate::relay::settings::{Backoff, Breaker, OnReject};
 use crate::{admin, relay};
 
@@ -16,14 +16,21 @@ const A_DAY: Duration = Duration::from_secs(86_400);
 
 impl Reader<'_> {
     pub(super) fn outbox(&mut self) -> outbox::Settings {
-        let tables = self.parse("OUTBOX_TABLE", super::outbox::tables);
-        let preset = self.parse("OUTBOX_PRESET", preset);
-        let placement = self.parse("OUTBOX_PLACEMENT", super::outbox::placement);
+        let tables =
+            self.parse("OUTBOX_TABLE", |text| TableName::parse_list(text).map_err(|error| error.to_string()));
+        let preset: Preset =
+            self.parse("OUTBOX_PRESET", |text| text.parse().map_err(|error: PresetError| error.to_string()));
+        let placement = self
+            .parse("OUTBOX_PLACEMENT", |text| Placement::parse_list(text).map_err(|error| error.to_string()));
         let (topic, source) = self.raw("KAFKA_TOPIC_EVENTS");
-        let topic = topic.or((preset == Preset::Txstream).then_some("txstream.events")).map(str::to_owned);
+        let topic = topic.or(preset.default_topic()).map(str::to_owned);
         self.show("KAFKA_TOPIC_EVENTS", topic.clone(), source);
         if let Some(topic) = &topic {
-            self.checked("KAFKA_TOPIC_EVENTS", source, topic_name(topic));
+            self.checked(
+                "KAFKA_TOPIC_EVENTS",
+                source,
+                check_topic_name(topic).map_err(|reason| format!("{topic:?}: {reason}")),
+            );
         }
         outbox::Settings { tables, preset, placement, fixed_topic: topic }
     }
@@ -159,14 +166,6 @@ const fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-fn preset(text: &str) -> Result<Preset, String> {
-    match text {
-        "debezium" => Ok(Preset::Debezium),
-        "txstream" => Ok(Preset::Txstream),
-        _ => Err(format!("{text:?} is not a preset of this version; write debezium or txstream")),
-    }
-}
-
 /// Postgres' rule for slot names (`ReplicationSlotValidateName`).
 fn slot_name(text: &str) -> Result<String, String> {
     let fits = (1..=63).contains(&text.len())
@@ -181,15 +180,6 @@ fn publication_name(text: &str) -> Result<String, String> {
     let fits = (1..=63).contains(&text.len()) && !text.contains('\0');
     fits.then(|| text.to_owned())
         .ok_or_else(|| format!("{text:?} is not a publication name; write 1 to 63 bytes"))
-}
-
-/// Kafka's rule for topic names.
-fn topic_name(text: &str) -> Result<(), String> {
-    let fits = (1..=249).contains(&text.len())
-        && !matches!(text, "." | "..")
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
-    fits.then_some(())
-        .ok_or_else(|| format!("{text:?} is not a topic name; write 1 to 249 letters, digits, dots, _ and -"))
 }
 
 fn metrics_path(text: &str) -> Result<String, String> {

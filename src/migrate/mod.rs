@@ -95,7 +95,7 @@ impl MigrateError {
             Self::Locked { .. } => {
                 "stop the relay and the writers, or wait for their transactions, then run it again".to_owned()
             }
-            Self::Pg(_) => "see the server's log".to_owned(),
+            Self::Pg(error) => error.hint().unwrap_or_else(|| "see the server's log".to_owned()),
         }
     }
 

@@ -1,18 +1,49 @@
 //! From a row of an outbox table to a [`Record`].
 //!
 //! A [`Mapper`] keeps one column plan per relation; a row becomes topic, key, value and headers,
-//! all slices of the row's frame. Values are never parsed, reformatted or cut.
+//! all slices of the row's message. Values are never reformatted or cut, payloads never parsed.
+//!
+//! Invariant: the same row gives the same bytes on every replay, whether the stream is text or
+//! binary.
 
+<<<<<<< HEAD
 mod columns;
 
+=======
+use std::fmt;
+>>>>>>> config
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::pgoutput::{Relation, Tuple};
+#[cfg(test)]
+mod conformance;
+mod datetime;
+mod envelope;
+#[cfg(test)]
+mod golden;
+mod headers;
+mod mapper;
+mod placement;
+mod plan;
+mod preset;
+mod row;
+mod table_name;
+#[cfg(test)]
+mod tests;
+mod topic;
+mod trace;
+mod value;
+
+pub use mapper::Mapper;
+pub use placement::{Placement, PlacementError};
+pub use preset::{Preset, PresetError};
+pub use table_name::{TableName, TableNameError};
+pub use topic::check_topic_name;
+pub use value::{binary_safe, binary_safe_types};
 
 /// What goes to Kafka for one row. The same row gives the same bytes on every replay.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Record {
     /// Topic name.
     pub topic: Arc<str>,
@@ -27,7 +58,7 @@ pub struct Record {
 }
 
 /// One header.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Header {
     /// Name.
     pub name: Arc<str>,
@@ -68,32 +99,26 @@ impl Record {
     }
 }
 
-/// A table's name, resolved by SQL's rules: unquoted folds to lower case, unqualified means `public`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TableName {
-    /// Schema, unquoted.
-    pub schema: String,
-    /// Table, unquoted.
-    pub name: String,
+/// Sizes instead of contents: a record must not end in a log.
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record")
+            .field("topic", &self.topic)
+            .field("id", &self.id())
+            .field("bytes", &self.bytes())
+            .field("headers", &self.headers)
+            .finish_non_exhaustive()
+    }
 }
 
-/// Column mapping and record shape.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Preset {
-    /// Debezium's outbox event router.
-    #[default]
-    Debezium,
-    /// The polling ancestor's table and envelope.
-    Txstream,
-}
-
-/// One entry of `OUTBOX_PLACEMENT`: a column that becomes a header.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Placement {
-    /// Column name.
-    pub column: String,
-    /// Header name.
-    pub header: String,
+/// The value's size instead of the value: a record must not end in a log.
+impl fmt::Debug for Header {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.value {
+            Some(value) => write!(f, "{} ({} bytes)", self.name, value.len()),
+            None => write!(f, "{} (no value)", self.name),
+        }
+    }
 }
 
 /// What is read and how it is shaped.
@@ -105,12 +130,12 @@ pub struct Settings {
     pub preset: Preset,
     /// Extra columns into headers.
     pub placement: Vec<Placement>,
-    /// One topic for all events instead of one per aggregate type.
+    /// One topic for all events instead of one per aggregate type; `None` leaves it to the preset.
     pub fixed_topic: Option<String>,
 }
 
-/// A row that cannot become a record.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// A row that cannot become a record. It belongs to no topic and no key.
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("row {id} of {table} cannot be mapped: {reason}")]
 pub struct Unmappable {
     /// The table, as `schema.name`.
@@ -119,6 +144,40 @@ pub struct Unmappable {
     pub id: String,
     /// Why, without any value but the id.
     pub reason: String,
+    /// The row: column names with their values as Postgres prints them, `None` for NULL. A binary
+    /// value of a type that has no printer is its bytes in hex, `\x…`.
+    pub columns: Vec<(String, Option<String>)>,
+}
+
+/// The columns are left out: a row must not end in a log.
+impl fmt::Debug for Unmappable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Unmappable({self})")
+    }
+}
+
+/// Why a row was not mapped. None of the texts holds a value but the row's id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MapError {
+    /// The row itself has no record: a matter for the policy on rejected records.
+    #[error(transparent)]
+    Unmappable(Box<Unmappable>),
+    /// A value came in binary and its type can only be printed by Postgres. Nothing is wrong with
+    /// the row: the stream has to start again from the slot, as text.
+    #[error(
+        "column {column} of table {table} has type {type_id}, which cannot be read in binary; the stream must be text"
+    )]
+    NeedsText {
+        /// The table, as `schema.name`.
+        table: String,
+        /// The column.
+        column: String,
+        /// Its type's OID.
+        type_id: u32,
+    },
+    /// The stream contradicts itself; going on could lose rows.
+    #[error("{0}")]
+    Broken(String),
 }
 
 /// A relation whose columns do not serve: nothing of it can be mapped.
@@ -131,33 +190,14 @@ pub struct PlanError(pub String);
 pub enum Mapped {
     /// A record for Kafka.
     Record(Record),
+    /// A record whose topic no broker accepts: a rejected record, which must not be produced but has
+    /// topic and key, so that later ones of its key can follow it.
+    InvalidTopic {
+        /// The record.
+        record: Record,
+        /// What is wrong with the topic's name.
+        reason: &'static str,
+    },
     /// A row of a table that is not an outbox table.
     Foreign,
-}
-
-/// Maps rows by the plan of their relation.
-#[derive(Debug)]
-pub struct Mapper(());
-
-impl Mapper {
-    /// A mapper without any relation yet.
-    pub fn new(_settings: Settings) -> Self {
-        todo!("outbox package")
-    }
-
-    /// Learns a relation, replacing what was known of its id.
-    ///
-    /// # Errors
-    /// [`PlanError`] when an outbox table lacks a column that the preset or a placement needs.
-    pub fn relation(&mut self, _relation: &Relation) -> Result<(), PlanError> {
-        todo!("outbox package")
-    }
-
-    /// Maps one inserted row.
-    ///
-    /// # Errors
-    /// [`Unmappable`] when the row has no record, such as a NULL aggregate.
-    pub fn map(&mut self, _relation_id: u32, _row: &Tuple) -> Result<Mapped, Unmappable> {
-        todo!("outbox package")
-    }
 }

@@ -1,13 +1,28 @@
 //! The output of the `pgoutput` plugin, protocol version 1, decoded without copying.
 //!
+//! [`decode`] turns one message's bytes into a [`Message`] or says what is wrong with them; it never
+//! panics and never allocates more than the message's own size. A row is checked once, as a whole,
+//! and then is a [`Tuple`] whose values are slices of the message.
+//!
 //! Knows nothing of connections or outbox tables.
 
 use bytes::Bytes;
 
 use crate::postgres::Lsn;
 
+mod decode;
+#[cfg(test)]
+mod encode;
+#[cfg(test)]
+mod tests;
+mod tuple;
+
+pub use decode::decode;
+pub(crate) use tuple::{Format, Span};
+pub use tuple::{Tuple, Value};
+
 /// One message of the plugin.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Message {
     /// A committed transaction begins.
@@ -28,14 +43,64 @@ pub enum Message {
         /// Commit time, µs since 2000-01-01 UTC.
         commit_time: i64,
     },
+    /// The transaction was replicated here from another server.
+    Origin {
+        /// LSN of the commit on that server.
+        commit_lsn: Lsn,
+        /// The origin's name.
+        name: String,
+    },
     /// A table and its columns; sent before its first row and after changes.
     Relation(Relation),
+    /// A type that is not built in; sent before a [`Relation`] that uses it.
+    Type {
+        /// The type's OID.
+        id: u32,
+        /// Schema.
+        namespace: String,
+        /// Type name.
+        name: String,
+    },
     /// A row.
     Insert {
         /// The [`Relation`] it belongs to.
         relation_id: u32,
         /// Its values.
         row: Tuple,
+    },
+    /// A row changed. Only counted, so its values are checked and dropped.
+    Update {
+        /// The [`Relation`] it belongs to.
+        relation_id: u32,
+    },
+    /// A row was deleted. Only counted, so its values are checked and dropped.
+    Delete {
+        /// The [`Relation`] it belongs to.
+        relation_id: u32,
+    },
+    /// Tables were emptied.
+    Truncate {
+        /// Their [`Relation`]s.
+        relation_ids: Vec<u32>,
+    },
+    /// A message written by `pg_logical_emit_message`.
+    Logical {
+        /// Whether it belongs to the open transaction; if not, it stands outside of any.
+        transactional: bool,
+        /// LSN of the message.
+        lsn: Lsn,
+        /// Its prefix.
+        prefix: String,
+        /// Its content.
+        content: Bytes,
+    },
+    /// PostgreSQL 18 may send this although protocol 1 has no streamed transactions; it concerns
+    /// nothing that was sent and is only counted.
+    StreamAbort {
+        /// Transaction id.
+        xid: u32,
+        /// Subtransaction id; equals `xid` when the whole transaction was aborted.
+        subxid: u32,
     },
 }
 
@@ -44,7 +109,7 @@ pub enum Message {
 pub struct Relation {
     /// The table's OID, of the root where published via the root.
     pub id: u32,
-    /// Schema; empty in the message means `pg_catalog`.
+    /// Schema; the message's empty one is resolved to `pg_catalog`.
     pub namespace: String,
     /// Table name, unquoted.
     pub name: String,
@@ -63,37 +128,7 @@ pub struct RelationColumn {
     pub type_modifier: i32,
 }
 
-/// A row's values: slices of the frame, found by walking it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tuple {
-    /// Number of columns.
-    pub columns: u16,
-    /// The columns' bytes, validated when decoded.
-    pub body: Bytes,
-}
-
-/// One value of a [`Tuple`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Value {
-    /// NULL.
-    Null,
-    /// A TOASTed value that did not change: never valid in an insert.
-    Unchanged,
-    /// As Postgres prints it.
-    Text(Bytes),
-    /// As the type's send function writes it.
-    Binary(Bytes),
-}
-
 /// Bytes that are not pgoutput protocol 1.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct DecodeError(pub String);
-
-/// Decodes one message.
-///
-/// # Errors
-/// [`DecodeError`] for anything that protocol 1 does not allow, trailing bytes included.
-pub fn decode(_body: Bytes) -> Result<Message, DecodeError> {
-    todo!("pgoutput package")
-}

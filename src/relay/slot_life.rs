@@ -135,9 +135,7 @@ impl SlotError {
     /// What a person can do about it.
     pub fn remedy(&self) -> String {
         match self {
-            Self::NoPublication(_) | Self::NoTable(_) | Self::Checkpoint(CheckpointError::NoTable) => {
-                "run txstream migrate up".to_owned()
-            }
+            Self::NoPublication(_) | Self::NoTable(_) => "run txstream migrate up".to_owned(),
             Self::NotReplicated(_) => "set OUTBOX_TABLE to an ordinary or partitioned table".to_owned(),
             Self::NoColumns { .. } => "set OUTBOX_PRESET to the one that fits the table, or add the columns".to_owned(),
             Self::Gap { sql, .. } => format!("run txstream migrate up, or if the publication is not its own: {sql}"),
@@ -152,12 +150,12 @@ impl SlotError {
                 )
             }
             Self::DroppedBefore(_) => "run txstream slot create".to_owned(),
-            Self::NotOurs(_) => "nothing was changed".to_owned(),
+            Self::NotOurs(_) => "set REPLICATION_SLOT to another name; nothing was changed".to_owned(),
             Self::Missing(_) => "check REPLICATION_SLOT; txstream slot create makes one".to_owned(),
             Self::InUse { .. } => "stop it first".to_owned(),
             Self::Create(error) => error.remedy(),
-            Self::Checkpoint(_) => "nothing was changed".to_owned(),
-            Self::Pg(_) => "see the server's log".to_owned(),
+            Self::Checkpoint(error) => error.remedy(),
+            Self::Pg(error) => error.hint().unwrap_or_else(|| "see the server's log".to_owned()),
         }
     }
 }

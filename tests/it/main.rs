@@ -6,9 +6,9 @@ mod support;
 /// The stack that everything below stands on: Postgres, Kafka, the proxy.
 mod stack;
 
+/// What a shell sees of the binary.
+mod cli;
 /// `migrate`: what is made, what is adopted, and that nothing else is ever dropped.
 mod migrate;
 /// The slot's beginning and end.
 mod slot;
-/// What a shell sees of the binary.
-mod cli;

@@ -1,7 +1,8 @@
 use txstream::migrate::{self, Done, Fate, Kind, MigrateError, Settings, State};
 use txstream::outbox::{self, Preset, TableName};
 
-use crate::support::{Database, Postgres};
+use crate::slot::txstream;
+use crate::support::{Database, Postgres, unique};
 
 fn table(name: &str) -> TableName {
     let (schema, name) = name.split_once('.').unwrap_or(("public", name));
@@ -128,13 +129,17 @@ async fn outbox_publish_inserts_a_row_with_no_right_but_insert() {
         .unwrap();
     let id: String = row.get(0);
     client.query_one("select outbox_publish('order', '43', 'Created', null)", &[]).await.unwrap();
-    client.batch_execute(&format!("reset role; revoke all on outbox from {writer}; drop role {writer}")).await.unwrap();
+    client
+        .batch_execute(&format!("reset role; revoke all on outbox from {writer}; drop role {writer}"))
+        .await
+        .unwrap();
     let stored: String =
         database.value("select concat_ws('|', id, aggregatetype, type, payload, headers) from outbox where aggregateid = '42'").await;
     assert_eq!(stored, format!(r#"{id}|order|Created|{{"a": 1}}|{{"h": "x"}}"#));
 }
 
-const FOREIGN: &str = "create table outbox (id text, aggregatetype text, aggregateid text, type text, payload text,
+const FOREIGN: &str =
+    "create table outbox (id text, aggregatetype text, aggregateid text, type text, payload text,
     at timestamptz default now(), primary key (id, at)) partition by range (at);
     create table outbox_all partition of outbox for values from ('2000-01-01') to (maxvalue)";
 
@@ -154,7 +159,11 @@ async fn a_table_that_was_there_is_published_and_never_altered_nor_dropped() {
     assert!(up(&database, &outbox).await.unwrap().iter().all(|done| matches!(done, Done::Skipped(_))));
 
     database.exec("insert into outbox values ('1', 'a', 'b', 'c', 'd')").await;
-    assert_eq!(migrate::remains(&database.client().await).await.unwrap().rows, [], "nothing of it is in danger");
+    assert_eq!(
+        migrate::remains(&database.client().await).await.unwrap().rows,
+        [],
+        "nothing of it is in danger"
+    );
     let fates = down(&database).await.unwrap();
     assert!(fates.contains(&Fate::Kept(Kind::Table, r#""public"."outbox""#.into())), "{fates:?}");
     assert_eq!(database.value::<String>(shape).await, before);
@@ -255,7 +264,9 @@ async fn a_foreign_publication_is_never_altered() {
     );
     assert_eq!(objects(&database).await, ["other", "txstream_outbox"], "nothing was changed");
 
-    database.exec("drop publication txstream_outbox; create publication txstream_outbox for all tables").await;
+    database
+        .exec("drop publication txstream_outbox; create publication txstream_outbox for all tables")
+        .await;
     let done = up(&database, &outbox).await.unwrap();
     assert!(done.contains(&Done::Adopted(Kind::Publication, r#""txstream_outbox""#.into())), "{done:?}");
     down(&database).await.unwrap();
@@ -283,4 +294,105 @@ async fn a_role_without_rights_is_told_what_it_may_not_do() {
     let error = migrate::up(&mut client, &settings(&outbox(&["outbox"]))).await.unwrap_err();
     assert!(error.to_string().contains(&format!("role {role} may not create table")), "{error}");
     database.exec(&format!("drop role {role}")).await;
+}
+
+#[tokio::test]
+async fn down_asks_while_rows_parked_records_or_the_slot_exist() {
+    let database = shared().await;
+    assert_eq!(txstream(&database, &["migrate", "up"]).await.code, Some(0));
+    assert_eq!(txstream(&database, &["migrate", "down"]).await.code, Some(0), "there is nothing to lose");
+    for (sql, word) in [
+        (
+            "insert into outbox (aggregatetype, aggregateid, type) values ('a', 'b', 'c')",
+            "1 row of public.outbox",
+        ),
+        (
+            "insert into txstream_dead_letter (slot, table_name, row_id, topic, key, reason, error)
+                 values ('s', 't', '1', 't', '', 'r', 'e')",
+            "1 parked record",
+        ),
+    ] {
+        txstream(&database, &["migrate", "up"]).await;
+        database.exec(sql).await;
+        let said = txstream(&database, &["migrate", "down"]).await;
+        assert_eq!(said.code, Some(1), "{said:?}");
+        assert!(said.stderr.contains(word) && said.stderr.contains("--yes"), "{said:?}");
+        assert_eq!(txstream(&database, &["migrate", "down", "--yes"]).await.code, Some(0));
+    }
+    txstream(&database, &["migrate", "up"]).await;
+    assert_eq!(txstream(&database, &["slot", "create"]).await.code, Some(0));
+    let said = txstream(&database, &["migrate", "down"]).await;
+    assert!(said.code == Some(1) && said.stderr.contains("slot"), "{said:?}");
+    assert_eq!(txstream(&database, &["migrate", "down", "--yes"]).await.code, Some(0));
+    assert_eq!(objects(&database).await, [""; 0]);
+    assert_eq!(database.value::<i64>(SLOTS).await, 0, "the slot went first");
+
+    // A slot of which the checkpoint knows nothing is not ours to drop.
+    txstream(&database, &["migrate", "up"]).await;
+    database
+        .exec(&format!("select pg_create_logical_replication_slot('{}', 'pgoutput')", database.name()))
+        .await;
+    let said = txstream(&database, &["migrate", "down"]).await;
+    assert!(said.code == Some(1) && said.stderr.contains("made by hand"), "{said:?}");
+    assert_eq!(txstream(&database, &["migrate", "down", "--yes"]).await.code, Some(0));
+    assert_eq!(database.value::<i64>(SLOTS).await, 1);
+}
+
+const SLOTS: &str = "select count(*) from pg_replication_slots where database = current_database()";
+
+/// Runs a file of `sql/`; names are variables of psql.
+fn psql(database: &Database, user: &str, file: &str, variables: &[(&str, &str)]) -> String {
+    let mut command = std::process::Command::new("psql");
+    command.args(["--no-psqlrc", "--set=ON_ERROR_STOP=1", "--file"]);
+    command.arg(format!("{}/sql/{file}", env!("CARGO_MANIFEST_DIR")));
+    for (name, value) in variables {
+        command.arg(format!("--set={name}={value}"));
+    }
+    let output = command
+        .arg(database.socket_url().replace("user=postgres", &format!("user={user}")))
+        .output()
+        .unwrap();
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{file} as {user}: {said}");
+    said
+}
+
+#[tokio::test]
+async fn the_roles_of_roles_sql_suffice_for_everything() {
+    let postgres = Postgres::start(15, &[]).await;
+    let database = postgres.database().await;
+    let (owner, relay, writer) = (unique("owner"), unique("relay"), unique("writer"));
+    let names = [("owner", owner.as_str()), ("relay", relay.as_str()), ("writer", writer.as_str())];
+    psql(&database, "postgres", "roles.sql", &names);
+    let outbox = outbox(&["outbox"]);
+    let mut client = database.client().await;
+    client.batch_execute(&format!("set role {owner}")).await.unwrap();
+    migrate::up(&mut client, &settings(&outbox)).await.unwrap();
+    psql(&database, "postgres", "roles.sql", &names);
+
+    let as_relay = database.client().await;
+    as_relay.batch_execute(&format!("set session authorization {relay}")).await.unwrap();
+    let slot = txstream::relay::slot_life::CreateSlot {
+        slot: database.name(),
+        publication: "txstream_outbox",
+        outbox: &outbox,
+        failover: false,
+        lock_timeout: std::time::Duration::from_secs(10),
+        first_only: true,
+    };
+    txstream::relay::slot_life::create(&as_relay, &slot).await.unwrap();
+    psql(&database, &writer, "publish.sql", &[]);
+    let seen = psql(&database, &relay, "monitoring.sql", &[("slot", database.name())]);
+    assert!(seen.contains("reserved") && seen.contains("public.outbox"), "{seen}");
+    as_relay
+        .batch_execute(
+            "insert into txstream_dead_letter (slot, table_name, row_id, topic, key, reason, error)
+                                values ('s', 't', '1', 't', '', 'r', 'e'); delete from txstream_dead_letter",
+        )
+        .await
+        .unwrap();
+    assert_eq!(as_relay.query_one("select count(*) from outbox", &[]).await.unwrap().get::<_, i64>(0), 12);
+    txstream::relay::slot_life::drop(&as_relay, database.name()).await.unwrap();
+    migrate::down(&mut client).await.unwrap();
 }

@@ -1,13 +1,16 @@
 use std::time::Duration;
 
 use txstream::migrate;
+use txstream::outbox;
+use txstream::postgres::replication::{ReplicationConn, StartOptions};
 use txstream::postgres::slot::{self, CreateError};
+use txstream::postgres::{ConnInfo, Lsn};
 use txstream::relay::checkpoint::{self, CheckpointError, Identity, Progress, Recovery, Rejected};
 use txstream::relay::slot_life::{self, CreateSlot, Created, SlotError};
-use txstream::{outbox, postgres::Lsn};
 
 use crate::migrate::outbox;
-use crate::support::{Database, Postgres};
+use crate::support::relay::Output;
+use crate::support::{Database, Postgres, run_cli};
 
 const PUBLICATION: &str = "txstream_outbox";
 
@@ -58,7 +61,10 @@ async fn life(version: u32) {
     let outbox = outbox(&["outbox"]);
     let first = CreateSlot { first_only: true, ..request(name, &outbox) };
     let error = slot_life::create(&client, &first).await.unwrap_err();
-    assert!(matches!(error, SlotError::DroppedBefore(_)), "a relay that starts makes only the first: {error}");
+    assert!(
+        matches!(error, SlotError::DroppedBefore(_)),
+        "a relay that starts makes only the first: {error}"
+    );
     assert!(matches!(create(&database).await.unwrap(), Created::New { .. }), "a person may make another");
     assert!(matches!(slot_life::drop(&client, "no_such_slot").await, Err(SlotError::Missing(_))));
 }
@@ -172,12 +178,13 @@ async fn anothers_slot_is_neither_taken_nor_dropped() {
     let postgres = Postgres::shared().await;
     let (ours, theirs) = (migrated(postgres).await, postgres.database().await);
     let name = ours.name();
-    for (database, plugin, word) in [(&theirs, "pgoutput", theirs.name()), (&ours, "test_decoding", "test_decoding")] {
+    for (database, plugin, word) in
+        [(&theirs, "pgoutput", theirs.name()), (&ours, "test_decoding", "test_decoding")]
+    {
         database.exec(&format!("select pg_create_logical_replication_slot('{name}', '{plugin}')")).await;
-        for error in [
-            create(&ours).await.unwrap_err(),
-            slot_life::drop(&ours.client().await, name).await.unwrap_err(),
-        ] {
+        for error in
+            [create(&ours).await.unwrap_err(), slot_life::drop(&ours.client().await, name).await.unwrap_err()]
+        {
             assert!(matches!(error, SlotError::NotOurs(_)), "{error}");
             assert!(error.to_string().contains(word), "{error}");
         }
@@ -243,7 +250,8 @@ async fn the_checkpoint_row_keeps_what_is_not_being_written() {
     let database = migrated(Postgres::shared().await).await;
     let client = database.client().await;
     let (system, db) = checkpoint::whereabouts(&client).await.unwrap();
-    let identity = Identity { system_identifier: &system, database: &db, instance: "i", reported_lsn: Lsn::ZERO };
+    let identity =
+        Identity { system_identifier: &system, database: &db, instance: "i", reported_lsn: Lsn::ZERO };
     let step = |confirmed, clean, recovery| Progress {
         slot: "s",
         identity: &identity,
@@ -275,4 +283,79 @@ async fn the_checkpoint_row_keeps_what_is_not_being_written() {
     checkpoint::replace(&client, &checkpoint::Row { recovery: None, ..row.clone() }).await.unwrap();
     let row = checkpoint::read(&client, "s").await.unwrap().unwrap();
     assert_eq!(row.recovery, None, "a new slot starts afresh");
+}
+
+/// Runs a command on this database; its name is the slot's too.
+pub(crate) async fn txstream(database: &Database, args: &[&str]) -> Output {
+    let url = database.url();
+    // Nobody listens at port 9: there is no relay.
+    let env = [("DATABASE_URL", url.as_str()), ("REPLICATION_SLOT", database.name()), ("METRICS_PORT", "9")];
+    run_cli(args, &env).await
+}
+
+#[tokio::test]
+async fn the_commands_say_where_the_slot_stands_and_ask_before_it_goes() {
+    let database = migrated(Postgres::shared().await).await;
+    let said = txstream(&database, &["slot", "status"]).await;
+    assert_eq!(said.code, Some(1));
+    assert!(said.stderr.contains("txstream slot create"), "{said:?}");
+    for part in ["created slot", "exists already"] {
+        let said = txstream(&database, &["slot", "create"]).await;
+        assert_eq!(said.code, Some(0), "{said:?}");
+        assert!(said.stdout.contains(part), "{said:?}");
+    }
+    let status = txstream(&database, &["slot", "status", "--output", "json"]).await;
+    let status: serde_json::Value = serde_json::from_str(&status.stdout).unwrap();
+    let columns = database
+        .query("select column_name::text from information_schema.columns where table_name = 'pg_replication_slots'")
+        .await;
+    for column in columns {
+        let column: &str = column.get(0);
+        assert!(status.get(column).is_some(), "{column} is missing: {status}");
+    }
+    let said = txstream(&database, &["slot", "drop"]).await;
+    assert_eq!(said.code, Some(1), "no terminal and no --yes: {said:?}");
+    assert!(said.stderr.contains("will be skipped") && said.stderr.contains("--yes"), "{said:?}");
+    assert_eq!(slots(&database).await, 1);
+    let said = txstream(&database, &["slot", "drop", "--yes"]).await;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(slots(&database).await, 0);
+}
+
+#[tokio::test]
+async fn lag_counts_bytes_and_says_why_it_has_no_seconds() {
+    let database = migrated(Postgres::shared().await).await;
+    create(&database).await.unwrap();
+    database.exec("insert into outbox (aggregatetype, aggregateid, type) values ('a', 'b', 'c')").await;
+    let said = txstream(&database, &["lag", "--output", "json"]).await;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let lag: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    assert!(lag["slot_confirmed_lag_bytes"].as_u64().unwrap() > 0, "{lag}");
+    assert!(lag["slot_retained_wal_bytes"].as_u64().unwrap() > 0, "{lag}");
+    assert_eq!(lag["wal_status"], "reserved");
+    assert!(lag["oldest_unconfirmed_age_seconds"].is_null());
+    assert!(
+        lag["oldest_unconfirmed_age_reason"].as_str().unwrap().contains("nobody holds the slot"),
+        "{lag}"
+    );
+}
+
+#[tokio::test]
+async fn a_slot_in_use_is_not_dropped_and_its_holder_is_named() {
+    let database = migrated(Postgres::shared().await).await;
+    create(&database).await.unwrap();
+    let info = ConnInfo::parse(&database.url()).unwrap();
+    let holder = ReplicationConn::connect(&info, "the other relay").await.unwrap();
+    let options = StartOptions { publications: vec![PUBLICATION.into()], binary: false, messages: false };
+    let _stream = holder.start_replication(database.name(), &options).await.unwrap();
+    for args in [["slot", "drop", "--yes"], ["migrate", "down", "--yes"]] {
+        let said = txstream(&database, &args).await;
+        assert_eq!(said.code, Some(1), "{said:?}");
+        assert!(said.stderr.contains("in use by pid") && said.stderr.contains("the other relay"), "{said:?}");
+    }
+    assert_eq!(slots(&database).await, 1);
+    let row = checkpoint::read(&database.client().await, database.name()).await.unwrap().unwrap();
+    assert!(!row.dropped);
+    let lag = txstream(&database, &["lag"]).await;
+    assert!(lag.stdout.contains("held by pid") && lag.stdout.contains("the other relay"), "{lag:?}");
 }
