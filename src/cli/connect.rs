@@ -27,7 +27,8 @@ pub(super) async fn postgres(info: &ConnInfo, command: &str, wait: Duration) -> 
         };
         if error.class() != Class::Retry || Instant::now() >= deadline {
             let remedy = error.hint();
-            let remedy = remedy.unwrap_or_else(|| "check DATABASE_URL or DB_*, and REPLICATION_URL".to_owned());
+            let remedy =
+                remedy.unwrap_or_else(|| "check DATABASE_URL or DB_*, and REPLICATION_URL".to_owned());
             return Err(Failure::halted(error.report(), remedy));
         }
         if !said {

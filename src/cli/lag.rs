@@ -110,8 +110,12 @@ async fn age(slot: &SlotView, args: &LagArgs, config: &Config) -> Result<(f64, &
     let holder = slot.holder.as_ref();
     match holder.and_then(|holder| holder.flush_lag_seconds) {
         Some(age) => Ok((age, "pg_stat_replication")),
-        None if holder.is_none() => Err(format!("nobody holds the slot, and the relay does not answer: {reason}")),
-        None => Err(format!("the server measures none while the stream is idle, and the relay does not answer: {reason}")),
+        None if holder.is_none() => {
+            Err(format!("nobody holds the slot, and the relay does not answer: {reason}"))
+        }
+        None => Err(format!(
+            "the server measures none while the stream is idle, and the relay does not answer: {reason}"
+        )),
     }
 }
 
@@ -163,11 +167,14 @@ struct Screen {
 
 impl Screen {
     fn show(&mut self, lag: &Lag, format: Format) -> Result<(), Failure> {
-        let failed = |error: std::io::Error| Failure::halted(format!("write to stdout: {error}"), "see where stdout leads");
+        let failed = |error: std::io::Error| {
+            Failure::halted(format!("write to stdout: {error}"), "see where stdout leads")
+        };
         match format {
             Format::Json => {
-                let line = serde_json::to_string(lag)
-                    .map_err(|error| Failure::halted(format!("write JSON: {error}"), "report this as a bug"))?;
+                let line = serde_json::to_string(lag).map_err(|error| {
+                    Failure::halted(format!("write JSON: {error}"), "report this as a bug")
+                })?;
                 output::print(&line)
             }
             Format::Table if self.terminal => {

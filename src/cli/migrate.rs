@@ -65,7 +65,9 @@ fn failure(error: MigrateError) -> Failure {
 fn print_up(done: &[Done], slot: Option<&SlotView>) -> Result<(), Failure> {
     for done in done {
         match done {
-            Done::Created(kind, object) => output::print(&format!("created {} {}", kind.as_str(), plain(object)))?,
+            Done::Created(kind, object) => {
+                output::print(&format!("created {} {}", kind.as_str(), plain(object)))?
+            }
             Done::Adopted(kind, object) => output::print(&format!(
                 "adopted {} {}: it was there before, and will never be altered or dropped",
                 kind.as_str(),
@@ -139,7 +141,9 @@ async fn down(
     let fates = migrate::down(&mut client).await.map_err(failure)?;
     for fate in &fates {
         match fate {
-            Fate::Dropped(kind, object) => output::print(&format!("dropped {} {}", kind.as_str(), plain(object)))?,
+            Fate::Dropped(kind, object) => {
+                output::print(&format!("dropped {} {}", kind.as_str(), plain(object)))?
+            }
             Fate::Kept(kind, object) => output::print(&format!(
                 "kept {} {}: txstream did not create it",
                 kind.as_str(),

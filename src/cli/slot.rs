@@ -87,7 +87,9 @@ pub(super) async fn run(args: &SlotArgs, config: &Config) -> Result<(), Failure>
                 *confirm,
             )?;
             slot_life::drop(&client, name).await.map_err(failure)?;
-            output::print(&format!("dropped slot {name}; what was committed after {from} will not be published"))
+            output::print(&format!(
+                "dropped slot {name}; what was committed after {from} will not be published"
+            ))
         }
     }
 }

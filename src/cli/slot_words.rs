@@ -129,9 +129,14 @@ mod tests {
         ] {
             assert_eq!(bytes(number), text);
         }
-        for (number, text) in
-            [(-1.0, "0.0 s"), (1.25, "1.2 s"), (61.0, "61 s"), (600.0, "10 min"), (9e3, "2 h"), (9e5, "10 days")]
-        {
+        for (number, text) in [
+            (-1.0, "0.0 s"),
+            (1.25, "1.2 s"),
+            (61.0, "61 s"),
+            (600.0, "10 min"),
+            (9e3, "2 h"),
+            (9e5, "10 days"),
+        ] {
             assert_eq!(seconds(number), text);
         }
     }
@@ -144,15 +149,22 @@ mod tests {
                 "current_wal_lsn":"0/3""#;
             serde_json::from_str(&format!("{{{base}{json}}}")).unwrap()
         };
-        let words = |json: &str| rows(&view(json)).into_iter().map(|(n, v)| format!("{n}: {v}\n")).collect::<String>();
+        let words = |json: &str| {
+            rows(&view(json)).into_iter().map(|(n, v)| format!("{n}: {v}\n")).collect::<String>()
+        };
         for (json, part) in [
             ("", "state: nobody holds it, confirmed up to 0/2"),
             ("", "room until it is lost: no limit but the disk"),
-            (r#","active_pid":7,"slot_confirmed_lag_bytes":2048"#, "held by pid 7, confirmed up to 0/2, 2.0 KiB behind"),
+            (
+                r#","active_pid":7,"slot_confirmed_lag_bytes":2048"#,
+                "held by pid 7, confirmed up to 0/2, 2.0 KiB behind",
+            ),
             (r#","wal_status":"unreserved","safe_wal_size":-5"#, "lost at the next checkpoint"),
             (r#","wal_status":"lost""#, "run txstream slot reset"),
-            (r#","oldest_transaction":{"pid":9,"age_seconds":600,"state":"idle in transaction"}"#,
-             "held back by: pid 9 (idle in transaction), open for 10 min"),
+            (
+                r#","oldest_transaction":{"pid":9,"age_seconds":600,"state":"idle in transaction"}"#,
+                "held back by: pid 9 (idle in transaction), open for 10 min",
+            ),
         ] {
             assert!(words(json).contains(part), "{part}: {}", words(json));
         }

@@ -1,7 +1,7 @@
 //! `down`: everything that `up` made is dropped, and nothing else.
 
-use tokio_postgres::{Client, GenericClient};
 use tokio_postgres::types::Type;
+use tokio_postgres::{Client, GenericClient};
 
 use super::record::{self, Record};
 use super::steps::{Kind, RECORD_DOWN, step};

@@ -109,7 +109,8 @@ impl MigrateError {
                 doing,
             },
             Some(&SqlState::DEPENDENT_OBJECTS_STILL_EXIST) => {
-                let detail = source.as_db_error().and_then(|e| e.detail()).unwrap_or("something depends on it");
+                let detail =
+                    source.as_db_error().and_then(|e| e.detail()).unwrap_or("something depends on it");
                 Self::Dependents { doing, detail: detail.replace('\n', ", ") }
             }
             Some(&SqlState::LOCK_NOT_AVAILABLE) => Self::Locked { doing },

@@ -89,7 +89,9 @@ pub(super) async fn table_problems<C: GenericClient + Sync>(
     let missing = table.lacks(&wanted);
     if table.kind == TableKind::NotReplicated && target.outbox.is_some() {
         return Ok(vec![Problem {
-            what: format!("{name} is a view, a temporary or an unlogged table: its rows are never replicated"),
+            what: format!(
+                "{name} is a view, a temporary or an unlogged table: its rows are never replicated"
+            ),
             remedy: "set OUTBOX_TABLE to an ordinary or partitioned table".to_owned(),
         }]);
     }
@@ -97,10 +99,15 @@ pub(super) async fn table_problems<C: GenericClient + Sync>(
         return Ok(Vec::new());
     }
     let remedy = match target.outbox {
-        Some(_) => "set OUTBOX_PRESET to the one that fits the table, or OUTBOX_TABLE to another name".to_owned(),
+        Some(_) => {
+            "set OUTBOX_PRESET to the one that fits the table, or OUTBOX_TABLE to another name".to_owned()
+        }
         None => format!("it is not txstream's: ALTER TABLE {} RENAME TO another name", target.object),
     };
-    Ok(vec![Problem { what: format!("table {name} exists and has no column {}", missing.join(", ")), remedy }])
+    Ok(vec![Problem {
+        what: format!("table {name} exists and has no column {}", missing.join(", ")),
+        remedy,
+    }])
 }
 
 /// Types that take a `text` and a `jsonb` value by assignment.
@@ -118,7 +125,9 @@ pub(super) fn publishable(table: &Table) -> bool {
         ("payload", &DOCUMENTS),
         ("headers", &DOCUMENTS),
     ];
-    wanted.iter().all(|(name, types)| table.columns.iter().any(|c| c.name == *name && types.contains(&c.type_id)))
+    wanted
+        .iter()
+        .all(|(name, types)| table.columns.iter().any(|c| c.name == *name && types.contains(&c.type_id)))
 }
 
 /// What a publication that is not ours lacks.
@@ -144,7 +153,10 @@ pub(super) async fn coverage_problems<C: GenericClient + Sync>(
         for gap in table.gaps(found, &mapped) {
             problems.push(Problem {
                 what: format!("{gap}: {} for {name}", found.name),
-                remedy: format!("txstream never alters a publication it did not create; run {}", gap.sql(&found.name, &table)),
+                remedy: format!(
+                    "txstream never alters a publication it did not create; run {}",
+                    gap.sql(&found.name, &table)
+                ),
             });
         }
     }

@@ -41,7 +41,10 @@ pub(super) async fn exists<C: GenericClient + Sync>(client: &C) -> Result<bool, 
 ///
 /// # Errors
 /// [`MigrateError::Problems`] when another version of txstream made something else of a step.
-pub(super) async fn read<C: GenericClient + Sync>(client: &C, role: &str) -> Result<Vec<Record>, MigrateError> {
+pub(super) async fn read<C: GenericClient + Sync>(
+    client: &C,
+    role: &str,
+) -> Result<Vec<Record>, MigrateError> {
     if !exists(client).await? {
         return Ok(Vec::new());
     }
@@ -84,8 +87,9 @@ fn known(records: &[Record]) -> Result<(), MigrateError> {
                     "migration {:04}_{} is not the one that was applied to this database (checksums differ)",
                     step.version, step.name
                 ),
-                remedy: "use the version of txstream that applied it, or its migrate down before this one's up"
-                    .to_owned(),
+                remedy:
+                    "use the version of txstream that applied it, or its migrate down before this one's up"
+                        .to_owned(),
             }]));
         }
     }
@@ -158,7 +162,8 @@ mod tests {
     fn what_another_version_applied_is_refused() {
         let right = steps::step(1).unwrap().checksum();
         assert!(known(&[record(1, true, &right), record(3, false, "adopted")]).is_ok());
-        for (record, word) in [(record(1, true, "wrong"), "0001_checkpoint"), (record(77, true, ""), "0077")] {
+        for (record, word) in [(record(1, true, "wrong"), "0001_checkpoint"), (record(77, true, ""), "0077")]
+        {
             let error = known(&[record]).unwrap_err();
             assert!(error.to_string().contains(word), "{error}");
         }

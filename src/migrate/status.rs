@@ -87,7 +87,9 @@ async fn item(
             // Left out for a table that it does not fit; to be made where the table is still to be.
             let name = target.outbox;
             let table = match name {
-                Some(name) => publication::table(client, &name.schema, &name.name, settings.publication).await?,
+                Some(name) => {
+                    publication::table(client, &name.schema, &name.name, settings.publication).await?
+                }
                 None => None,
             };
             if table.is_some_and(|table| !objects::publishable(&table)) {

@@ -190,12 +190,15 @@ fn outbox<'a>(step: &'static Step, table: &'a TableName) -> Target<'a> {
 
 fn publish<'a>(step: &'static Step, table: &'a TableName) -> Target<'a> {
     let function = quoted(&table.schema, "outbox_publish");
-    let up = step
-        .up
-        .replace("{function}", &function)
-        .replace("{table}", &quoted(&table.schema, &table.name));
+    let up = step.up.replace("{function}", &function).replace("{table}", &quoted(&table.schema, &table.name));
     let name = TableName { schema: table.schema.clone(), name: "outbox_publish".to_owned() };
-    Target { step, object: format!("{function}(text, text, text, jsonb, jsonb)"), table: name, up, outbox: Some(table) }
+    Target {
+        step,
+        object: format!("{function}(text, text, text, jsonb, jsonb)"),
+        table: name,
+        up,
+        outbox: Some(table),
+    }
 }
 
 fn publication<'a>(step: &'static Step, settings: &Settings<'a>) -> Target<'a> {

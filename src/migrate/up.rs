@@ -120,16 +120,23 @@ async fn unfit(
     let Some(name) = target.outbox else { return Ok(None) };
     let table = publication::table(step, &name.schema, &name.name, settings.publication).await?;
     let fits = table.is_some_and(|table| objects::publishable(&table));
-    Ok((!fits).then(|| format!("function outbox_publish: table {name} has no headers column or other types than ours")))
+    Ok((!fits).then(|| {
+        format!("function outbox_publish: table {name} has no headers column or other types than ours")
+    }))
 }
 
 /// Brings our own publication to cover every outbox table; tables that it covers besides stay.
-async fn widen(step: &Transaction<'_>, role: &str, settings: &Settings<'_>) -> Result<Vec<Done>, MigrateError> {
+async fn widen(
+    step: &Transaction<'_>,
+    role: &str,
+    settings: &Settings<'_>,
+) -> Result<Vec<Done>, MigrateError> {
     let mut done = Vec::new();
     let Some(found) = publication::publication(step, settings.publication).await? else { return Ok(done) };
     if !found.inserts || found.other_operations || !found.via_root {
         let name = postgres_protocol::escape::escape_identifier(&found.name);
-        let sql = format!("ALTER PUBLICATION {name} SET (publish = 'insert', publish_via_partition_root = true);");
+        let sql =
+            format!("ALTER PUBLICATION {name} SET (publish = 'insert', publish_via_partition_root = true);");
         done.push(alter(step, role, sql).await?);
     }
     let found = Publication { inserts: true, other_operations: false, via_root: true, ..found };
@@ -155,6 +162,8 @@ async fn widen(step: &Transaction<'_>, role: &str, settings: &Settings<'_>) -> R
 }
 
 async fn alter(step: &Transaction<'_>, role: &str, sql: String) -> Result<Done, MigrateError> {
-    step.batch_execute(&sql).await.map_err(|error| MigrateError::sql(role, "alter the publication", error))?;
+    step.batch_execute(&sql)
+        .await
+        .map_err(|error| MigrateError::sql(role, "alter the publication", error))?;
     Ok(Done::Altered(sql))
 }

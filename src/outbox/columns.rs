@@ -1,6 +1,6 @@
 //! Which columns of a table a preset reads.
 
-use super::{Preset, Settings, TableName};
+use super::{Preset, Settings};
 
 impl Preset {
     /// Columns that a table must have.
@@ -34,11 +34,5 @@ impl Settings {
         let mut columns = self.required_columns();
         columns.extend(self.preset.optional_columns());
         columns
-    }
-}
-
-impl std::fmt::Display for TableName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}", self.schema, self.name)
     }
 }

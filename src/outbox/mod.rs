@@ -6,12 +6,9 @@
 //! Invariant: the same row gives the same bytes on every replay, whether the stream is text or
 //! binary.
 
-<<<<<<< HEAD
 mod columns;
 
-=======
 use std::fmt;
->>>>>>> config
 use std::sync::Arc;
 
 use bytes::Bytes;

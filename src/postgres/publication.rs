@@ -327,7 +327,11 @@ mod tests {
             (&whole, Table { published: shown(None, Some("(a > 1)")), ..table() }, Some("DROP TABLE")),
             (&whole, Table { published: None, ..table() }, Some("ADD TABLE \"public\".\"outbox\"")),
             (&updates, table(), Some("publish = 'insert'")),
-            (&leafs, Table { published_as: Some("outbox_1".into()), ..root.clone() }, Some("via_partition_root")),
+            (
+                &leafs,
+                Table { published_as: Some("outbox_1".into()), ..root.clone() },
+                Some("via_partition_root"),
+            ),
             (&leafs, root, Some("via_partition_root")),
             (
                 &whole,

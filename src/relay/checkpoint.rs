@@ -115,7 +115,8 @@ async fn explain(client: &Client, doing: &str, source: tokio_postgres::Error) ->
         Some(&SqlState::UNDEFINED_TABLE) => CheckpointError::NoTable,
         Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
             let role = client.query_typed_one("select current_user::text", &[]).await;
-            let role = role.and_then(|row| row.try_get(0)).unwrap_or_else(|_| "of this connection".to_owned());
+            let role =
+                role.and_then(|row| row.try_get(0)).unwrap_or_else(|_| "of this connection".to_owned());
             CheckpointError::NoRight { role }
         }
         _ => CheckpointError::Pg(PgError::statement(doing, source)),

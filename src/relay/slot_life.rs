@@ -137,8 +137,12 @@ impl SlotError {
         match self {
             Self::NoPublication(_) | Self::NoTable(_) => "run txstream migrate up".to_owned(),
             Self::NotReplicated(_) => "set OUTBOX_TABLE to an ordinary or partitioned table".to_owned(),
-            Self::NoColumns { .. } => "set OUTBOX_PRESET to the one that fits the table, or add the columns".to_owned(),
-            Self::Gap { sql, .. } => format!("run txstream migrate up, or if the publication is not its own: {sql}"),
+            Self::NoColumns { .. } => {
+                "set OUTBOX_PRESET to the one that fits the table, or add the columns".to_owned()
+            }
+            Self::Gap { sql, .. } => {
+                format!("run txstream migrate up, or if the publication is not its own: {sql}")
+            }
             Self::Lost { .. } | Self::Elsewhere { .. } => {
                 "run txstream slot reset (with --backfill to publish what may be unconfirmed)".to_owned()
             }

@@ -50,7 +50,10 @@ fn a_slot_that_will_never_stream_again_says_why() {
         ("{}", None),
         (r#"{"wal_status":"unreserved"}"#, None),
         (r#"{"wal_status":"lost"}"#, Some(Terminal::WalRemoved)),
-        (r#"{"conflicting":true,"wal_status":"lost"}"#, Some(Terminal::Other("a conflict with recovery".into()))),
+        (
+            r#"{"conflicting":true,"wal_status":"lost"}"#,
+            Some(Terminal::Other("a conflict with recovery".into())),
+        ),
         (r#"{"invalidation_reason":"idle_timeout","wal_status":"lost"}"#, Some(Terminal::IdleTimeout)),
         (r#"{"invalidation_reason":"rows_removed"}"#, Some(Terminal::RowsRemoved)),
         (r#"{"invalidation_reason":"wal_level_insufficient"}"#, Some(Terminal::WalLevel)),

@@ -206,7 +206,9 @@ impl Terminal {
     /// The SQL that keeps it from happening again, if there is any.
     pub fn prevention(&self) -> Option<&'static str> {
         match self {
-            Self::WalRemoved => Some("ALTER SYSTEM SET max_slot_wal_keep_size = -1; SELECT pg_reload_conf();"),
+            Self::WalRemoved => {
+                Some("ALTER SYSTEM SET max_slot_wal_keep_size = -1; SELECT pg_reload_conf();")
+            }
             Self::IdleTimeout => {
                 Some("ALTER SYSTEM SET idle_replication_slot_timeout = 0; SELECT pg_reload_conf();")
             }
@@ -230,11 +232,9 @@ impl SlotView {
             None => return Err(NotOurs::Kind { slot, kind: format!("a {} one", self.slot_type) }),
         }
         match self.database.as_deref() {
-            Some(actual) if actual != database => Err(NotOurs::Database {
-                slot,
-                actual: actual.to_owned(),
-                expected: database.to_owned(),
-            }),
+            Some(actual) if actual != database => {
+                Err(NotOurs::Database { slot, actual: actual.to_owned(), expected: database.to_owned() })
+            }
             _ if self.temporary => Err(NotOurs::Temporary(slot)),
             _ => Ok(()),
         }
@@ -249,7 +249,9 @@ impl SlotView {
             Some("wal_level_insufficient") => Some(Terminal::WalLevel),
             Some(other) => Some(Terminal::Other(other.to_owned())),
             // Before 17 the reason has no column: a conflict with recovery apart, only WAL goes missing.
-            None if self.conflicting == Some(true) => Some(Terminal::Other("a conflict with recovery".into())),
+            None if self.conflicting == Some(true) => {
+                Some(Terminal::Other("a conflict with recovery".into()))
+            }
             None if self.wal_status.as_deref() == Some("lost") => Some(Terminal::WalRemoved),
             None => None,
         }
@@ -265,7 +267,11 @@ impl SlotView {
             .flatten()
             .filter(|text| !text.is_empty())
             .collect();
-        Some(if details.is_empty() { format!("pid {pid}") } else { format!("pid {pid} ({})", details.join(", ")) })
+        Some(if details.is_empty() {
+            format!("pid {pid}")
+        } else {
+            format!("pid {pid} ({})", details.join(", "))
+        })
     }
 }
 

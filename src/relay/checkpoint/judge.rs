@@ -180,7 +180,12 @@ mod tests {
                 Some(Some(10)),
                 other.clone(),
             ),
-            ("another cluster, no slot", Some(Row { system_identifier: "2".into(), ..clean(10) }), None, other),
+            (
+                "another cluster, no slot",
+                Some(Row { system_identifier: "2".into(), ..clean(10) }),
+                None,
+                other,
+            ),
             (
                 "another database",
                 Some(Row { database: "old".into(), ..clean(10) }),
@@ -204,7 +209,8 @@ mod tests {
 
     #[test]
     fn a_process_knows_better_than_its_own_row_what_it_reported() {
-        let identity = Identity { system_identifier: "1", database: "app", instance: "me", reported_lsn: Lsn(20) };
+        let identity =
+            Identity { system_identifier: "1", database: "app", instance: "me", reported_lsn: Lsn(20) };
         for (at, verdict) in [
             (20, Verdict::Resume),
             (15, Verdict::Behind { slot_lsn: Lsn(15), row_lsn: Lsn(20) }),
