@@ -60,7 +60,7 @@ pub enum MigrateError {
         doing: String,
         /// The server's words.
         #[source]
-        source: PgError,
+        source: Box<PgError>,
     },
     /// Something depends on what is to be dropped.
     #[error("cannot {doing}: {detail}")]
@@ -105,7 +105,7 @@ impl MigrateError {
         match source.code() {
             Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Self::NoRight {
                 role: role.to_owned(),
-                source: PgError::statement(doing.clone(), source),
+                source: Box::new(PgError::statement(doing.clone(), source)),
                 doing,
             },
             Some(&SqlState::DEPENDENT_OBJECTS_STILL_EXIST) => {

@@ -6,8 +6,6 @@
 //! Invariant: the same row gives the same bytes on every replay, whether the stream is text or
 //! binary.
 
-mod columns;
-
 use std::fmt;
 use std::sync::Arc;
 

@@ -176,20 +176,17 @@ pub async fn ensure_published(
     let Some(found) = publication::publication(client, publication).await? else {
         return Err(SlotError::NoPublication(publication.to_owned()));
     };
-    let required = outbox.required_columns();
-    let mapped = outbox.mapped_columns();
     for name in &outbox.tables {
         let table = publication::table(client, &name.schema, &name.name, publication).await?;
         let table = table.ok_or_else(|| SlotError::NoTable(name.to_string()))?;
         if table.kind == TableKind::NotReplicated {
             return Err(SlotError::NotReplicated(name.to_string()));
         }
-        let missing = table.lacks(&required);
-        if !missing.is_empty() {
-            let columns = missing.into_iter().map(str::to_owned).collect();
+        let columns = outbox.missing_columns(&table.column_names());
+        if !columns.is_empty() {
             return Err(SlotError::NoColumns { table: name.to_string(), columns });
         }
-        if let Some(gap) = table.gaps(&found, &mapped).into_iter().next() {
+        if let Some(gap) = table.gaps(&found, |column| outbox.reads_column(column)).into_iter().next() {
             let sql = gap.sql(publication, &table);
             let publication = publication.to_owned();
             return Err(SlotError::Gap { publication, table: name.to_string(), gap, sql });

@@ -195,7 +195,7 @@ async fn what_is_wrong_is_said_at_once_and_nothing_is_changed() {
     let error = up(&database, &outbox(&["outbox", "fast", "nowhere.outbox"])).await.unwrap_err();
     let text = error.to_string();
     for part in [
-        "public.outbox exists and has no column aggregateid, type",
+        "public.outbox exists and has no column aggregateid (preset debezium), type (preset debezium)",
         "public.fast is a view, a temporary or an unlogged table",
         "schema nowhere of table nowhere.outbox does not exist",
         "public.txstream_checkpoint exists and has no column system_identifier",
@@ -215,7 +215,7 @@ async fn the_ancestors_table_is_published_and_never_created() {
     database
         .exec(
             "create table outbox_events (id uuid primary key, aggregate_id text, aggregate_type text, event_type text,
-                 event_data jsonb, event_metadata jsonb, status text)",
+                 event_data jsonb, event_metadata jsonb, status text, created_at timestamptz)",
         )
         .await;
     up(&database, &outbox).await.unwrap();
