@@ -22,7 +22,8 @@ async fn migrated(postgres: &Postgres) -> Database {
 }
 
 fn request<'a>(slot: &'a str, outbox: &'a outbox::Settings) -> CreateSlot<'a> {
-    let lock_timeout = Duration::from_millis(300);
+    // Other tests write on the shared server too: their transactions are waited for.
+    let lock_timeout = Duration::from_secs(30);
     CreateSlot { slot, publication: PUBLICATION, outbox, failover: false, lock_timeout, first_only: false }
 }
 
@@ -131,14 +132,17 @@ async fn behind_an_open_transaction_it_names_the_pid_and_leaves_no_slot() {
     let elsewhere = postgres.database().await.client().await;
     elsewhere.batch_execute("set application_name = 'reporter'; begin; create table t ()").await.unwrap();
     let pid: i32 = elsewhere.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
-    let error = create(&database).await.unwrap_err();
+    let (client, outbox) = (database.client().await, outbox(&["outbox"]));
+    let impatient =
+        CreateSlot { lock_timeout: Duration::from_millis(300), ..request(database.name(), &outbox) };
+    let error = slot_life::create(&client, &impatient).await.unwrap_err();
     assert!(error.to_string().contains(&format!("pid {pid} (reporter)")), "{error}");
     assert!(error.remedy().contains(&format!("pg_terminate_backend({pid})")), "{}", error.remedy());
     assert_eq!(slots(&database).await, 0);
     elsewhere.batch_execute("rollback").await.unwrap();
 
     database.exec("begin; create table t (); prepare transaction 'forgotten'").await;
-    let error = create(&database).await.unwrap_err();
+    let error = slot_life::create(&client, &impatient).await.unwrap_err();
     assert!(error.to_string().contains("prepared transaction 'forgotten'"), "{error}");
     assert_eq!(slots(&database).await, 0);
     database.exec("rollback prepared 'forgotten'").await;
