@@ -86,7 +86,7 @@ impl Monitor {
             let Some(live) = conn.take() else {
                 tokio::select! {
                     () = tokio::time::sleep(backoff.delay(attempt)) => {}
-                    _ = gone(&mut stand) => return None,
+                    () = gone(&mut stand) => return None,
                 }
                 attempt = attempt.saturating_add(1);
                 match sql::connect(&self.conninfo, &self.application_name).await {
@@ -95,8 +95,9 @@ impl Monitor {
                 }
                 continue;
             };
+            let mut over = stand.clone();
             let ended = tokio::select! {
-                () = gone(&mut stand.clone()) => return Some(live),
+                () = gone(&mut over) => return Some(live),
                 ended = self.watch(&live, stand.clone(), &notices) => ended,
                 end = live.closed() => {
                     if is_shutdown(end.sqlstate.as_deref()) {
