@@ -170,6 +170,8 @@ pub(super) fn admin(settings: &Settings) -> ClientConfig {
     for name in PRODUCER_ONLY {
         config.remove(name);
     }
+    // Asking for a topic must not create it.
+    config.set("allow.auto.create.topics", "false");
     // Nothing polls this client's log queue, so nothing may be put there. Its errors come with answers.
     config.remove("debug").set_log_level(RDKafkaLogLevel::Emerg).set("log_level", "0");
     config

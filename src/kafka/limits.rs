@@ -5,13 +5,15 @@
 //! holds for the whole batch, so two rules keep it: no record is larger than it in a batch of its
 //! own ([`check`]), and no batch of several is (`batch.size`, see [`super::Producer::new`]).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::FromClientConfig;
 use rdkafka::error::KafkaError;
-use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::metadata::MetadataTopic;
+use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 
 use super::{CreateError, Rejection, Settings, config};
 use crate::outbox::Record;
@@ -45,7 +47,7 @@ pub enum LimitAnswer {
 
 /// Asks brokers for topics' limits, on a connection of its own.
 pub struct Limits {
-    admin: AdminClient<DefaultClientContext>,
+    admin: Arc<AdminClient<DefaultClientContext>>,
     timeout: Duration,
 }
 
@@ -56,7 +58,7 @@ impl Limits {
     /// [`CreateError`] when the settings make no client.
     pub fn new(settings: &Settings) -> Result<Self, CreateError> {
         let admin = AdminClient::from_config(&config::admin(settings)).map_err(|e| CreateError::new(&e))?;
-        Ok(Self { admin, timeout: settings.request_timeout })
+        Ok(Self { admin: Arc::new(admin), timeout: settings.request_timeout })
     }
 
     /// The limit of `topic`, within the request timeout.
@@ -68,6 +70,8 @@ impl Limits {
         let resource = [ResourceSpecifier::Topic(topic)];
         match self.admin.describe_configs(&resource, &options).await {
             Ok(mut results) => match results.pop() {
+                // rdkafka 0.39 drops the error that a broker gave in place of the entries.
+                Some(Ok(resource)) if resource.entries.is_empty() => self.why_undescribed(topic).await,
                 Some(result) => answer(result),
                 None => LimitAnswer::Unavailable("the broker's answer is empty".to_owned()),
             },
@@ -76,8 +80,24 @@ impl Limits {
         }
     }
 
+    /// Tells a topic that is missing from one that we may not describe, by its metadata.
+    async fn why_undescribed(&self, topic: &str) -> LimitAnswer {
+        let (admin, topic, timeout) = (Arc::clone(&self.admin), topic.to_owned(), self.timeout);
+        let asked =
+            tokio::task::spawn_blocking(move || match admin.inner().fetch_metadata(Some(&topic), timeout) {
+                Ok(metadata) => exists(metadata.topics().first().and_then(MetadataTopic::error)),
+                Err(error) => LimitAnswer::Unavailable(error.to_string()),
+            });
+        asked.await.unwrap_or_else(|error| LimitAnswer::Unavailable(error.to_string()))
+    }
+
     /// Closes the connection. Blocks for up to a second or so: call it from `spawn_blocking`.
     pub fn close(self) {}
+}
+
+/// What a topic's metadata say of a topic that was not described.
+fn exists(error: Option<RDKafkaRespErr>) -> LimitAnswer {
+    error.map_or(LimitAnswer::NotAllowed, |error| answer(Err(error.into())))
 }
 
 /// What one described topic, or the error in its place, says.
@@ -155,7 +175,7 @@ fn varint_len(value: usize) -> usize {
 
 /// What is wrong with a topic's name, by Kafka's rule: 1 to 249 ASCII letters, digits, `.`, `_`
 /// and `-`, and neither `.` nor `..`.
-fn topic_name_fault(name: &str) -> Option<&'static str> {
+pub(super) fn topic_name_fault(name: &str) -> Option<&'static str> {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     match name {
         "" => Some("is empty"),

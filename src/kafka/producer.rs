@@ -18,7 +18,10 @@ use rdkafka::producer::{
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::error::{classify, trouble};
-use super::{Event, Failure, FailureClass, Inbox, Rejection, SendError, Settings, Ticket, config};
+use super::limits::topic_name_fault;
+use super::{
+    Event, Failure, FailureClass, Inbox, Rejection, SendError, Settings, Ticket, TopicTrouble, config,
+};
 use crate::outbox::{Header, Record};
 
 /// librdkafka could not be set up with these settings.
@@ -95,7 +98,7 @@ impl Producer {
         if code == RDKafkaErrorCode::QueueFull {
             return Err(SendError::QueueFull);
         }
-        match classify(code) {
+        match class_of(code, &record.topic) {
             FailureClass::Rejected(rejection) => Err(SendError::Rejected(rejection, code.to_string())),
             FailureClass::Fatal | FailureClass::Purged => Err(SendError::Fatal(self.fatal_text(code))),
             class @ (FailureClass::Transport | FailureClass::Topic(_)) => {
@@ -225,7 +228,18 @@ fn failure(error: &KafkaError, message: &BorrowedMessage<'_>, ticket: Ticket) ->
         headers,
         event_type: Bytes::new(),
     };
-    Failure { ticket, class: classify(code), message: code.to_string(), record }
+    Failure { ticket, class: class_of(code, &record.topic), message: code.to_string(), record }
+}
+
+/// The class of an error on `topic`. Of a name that Kafka does not allow librdkafka says so once,
+/// to whatever is queued then, and afterwards that there is no such topic: waiting would not end.
+fn class_of(code: RDKafkaErrorCode, topic: &str) -> FailureClass {
+    match classify(code) {
+        FailureClass::Topic(TopicTrouble::Unknown) if topic_name_fault(topic).is_some() => {
+            FailureClass::Rejected(Rejection::Invalid)
+        }
+        class => class,
+    }
 }
 
 #[cfg(test)]

@@ -123,7 +123,7 @@ pub(super) fn objection(name: &str, value: &str) -> Option<String> {
         return Some(format!("{name} cannot be set: {instead}"));
     }
     if matches!(name, "sasl.mechanism" | "sasl.mechanisms") {
-        let known = MECHANISMS.iter().any(|mechanism| *mechanism == value);
+        let known = MECHANISMS.contains(&value);
         return (!known).then(|| unoffered(name, value));
     }
     None

@@ -119,6 +119,17 @@ fn each_answer_of_a_broker_has_its_meaning() {
     }
 }
 
+#[test]
+fn a_topic_without_description_is_missing_only_if_its_metadata_say_so() {
+    use RDKafkaRespErr as Native;
+    assert_eq!(exists(None), LimitAnswer::NotAllowed);
+    let missing = Native::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
+    assert_eq!(exists(Some(missing)), LimitAnswer::UnknownTopic);
+    assert_eq!(exists(Some(Native::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED)), LimitAnswer::NotAllowed);
+    let electing = exists(Some(Native::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE));
+    assert!(matches!(electing, LimitAnswer::Unavailable(_)), "{electing:?}");
+}
+
 fn ask(brokers: String, timeout: Duration) -> Settings {
     Settings { brokers, client_id: "txstream".into(), request_timeout: timeout, properties: Vec::new() }
 }
