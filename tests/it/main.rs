@@ -5,3 +5,7 @@ mod support;
 
 /// The stack that everything below stands on: Postgres, Kafka, the proxy.
 mod stack;
+
+/// Connections to Postgres: replication sessions and TLS.
+mod replication_session;
+mod tls;
