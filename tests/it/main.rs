@@ -12,3 +12,6 @@ mod cli;
 mod migrate;
 /// The slot's beginning and end.
 mod slot;
+/// Connections to Postgres: replication sessions and TLS.
+mod replication_session;
+mod tls;
