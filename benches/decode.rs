@@ -42,34 +42,28 @@ fn insert(binary: bool, headers: Option<&str>) -> Bytes {
     out.put_u32(RELATION_ID);
     out.put_u8(b'N');
     out.put_u16(8);
-    let mut value = |text: &[u8], sent: &[u8]| {
-        let (tag, bytes) = if binary { (b'b', sent) } else { (b't', text) };
-        out.put_u8(tag);
-        out.put_u32(u32::try_from(bytes.len()).unwrap_or_default());
-        out.put_slice(bytes);
-    };
-    let jsonb = |text: &str| [b"\x01", text.as_bytes()].concat();
-    value(
-        b"01234567-89ab-cdef-0123-456789abcdef",
-        b"\x01\x23\x45\x67\x89\xab\xcd\xef\x01\x23\x45\x67\x89\xab\xcd\xef",
-    );
+    let id = b"\x01\x23\x45\x67\x89\xab\xcd\xef\x01\x23\x45\x67\x89\xab\xcd\xef";
+    put(&mut out, binary, b"01234567-89ab-cdef-0123-456789abcdef", id);
     for text in ["Order", "customer-0000042", "OrderCreated"] {
-        value(text.as_bytes(), text.as_bytes());
+        put(&mut out, binary, text.as_bytes(), text.as_bytes());
     }
-    value(PAYLOAD.as_bytes(), &jsonb(PAYLOAD));
+    let jsonb = |text: &str| [b"\x01", text.as_bytes()].concat();
+    put(&mut out, binary, PAYLOAD.as_bytes(), &jsonb(PAYLOAD));
     match headers {
-        Some(headers) => value(headers.as_bytes(), &jsonb(headers)),
+        Some(headers) => put(&mut out, binary, headers.as_bytes(), &jsonb(headers)),
         None => out.put_u8(b'n'),
     }
     out.put_u8(b'n');
-    let mut value = |text: &[u8], sent: &[u8]| {
-        let (tag, bytes) = if binary { (b'b', sent) } else { (b't', text) };
-        out.put_u8(tag);
-        out.put_u32(u32::try_from(bytes.len()).unwrap_or_default());
-        out.put_slice(bytes);
-    };
-    value(b"2024-05-06 07:08:09.123456", &768_294_489_123_456_i64.to_be_bytes());
+    put(&mut out, binary, b"2024-05-06 07:08:09.123456", &768_294_489_123_456_i64.to_be_bytes());
     out.freeze()
+}
+
+/// A value in the form asked for.
+fn put(out: &mut BytesMut, binary: bool, as_text: &[u8], as_binary: &[u8]) {
+    let (tag, bytes) = if binary { (b'b', as_binary) } else { (b't', as_text) };
+    out.put_u8(tag);
+    out.put_u32(u32::try_from(bytes.len()).unwrap_or_default());
+    out.put_slice(bytes);
 }
 
 fn settings() -> Settings {

@@ -81,8 +81,8 @@ pub(super) fn unmappable(mapper: &mut Mapper, values: &[Option<&str>]) -> Unmapp
 }
 
 pub(super) fn headers(record: &Record) -> Vec<(&str, Option<&str>)> {
-    let text = |bytes: &'_ Bytes| std::str::from_utf8(bytes).unwrap().to_owned().leak() as &str;
-    record.headers.iter().map(|h| (&*h.name, h.value.as_ref().map(text))).collect()
+    let text = |value| std::str::from_utf8(value).unwrap();
+    record.headers.iter().map(|h| (&*h.name, h.value.as_deref().map(text))).collect()
 }
 
 const ORDER: [Option<&str>; 5] = [Some(ID), Some("Order"), Some("o-1"), Some("OrderCreated"), Some("{}")];
@@ -266,7 +266,7 @@ fn a_binary_value_that_only_postgres_prints_asks_for_text() {
         })
     );
     // A column that nobody reads may come as it likes.
-    let mut other = super::tests::mapper(settings(), &[&FIVE[..], &[("n", NUMERIC)]].concat());
+    let mut other = self::mapper(settings(), &[&FIVE[..], &[("n", NUMERIC)]].concat());
     values[2] = text("o-1");
     let values = [&values[..], &[Value::Binary(Bytes::from_static(&[0; 8]))]].concat();
     assert!(matches!(other.map(TABLE_ID, &Tuple::from_values(&values).unwrap()), Ok(Mapped::Record(_))));

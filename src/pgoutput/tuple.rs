@@ -8,7 +8,7 @@ use super::DecodeError;
 
 /// A row's values: slices of the message, found by walking it.
 ///
-/// Invariant: `body` holds exactly `columns` well-formed columns. Only [`Tuple::split`] and
+/// Invariant: `body` holds exactly `columns` well-formed columns. Only `split` and
 /// [`Tuple::from_values`] make one, and both see to it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Tuple {
