@@ -17,6 +17,9 @@ use crate::secret::Secret;
 /// Far more than any answer takes.
 const DEADLINE: Duration = Duration::from_secs(20);
 
+/// Longer than any test waits.
+const NEVER: Duration = Duration::from_secs(3600);
+
 /// A subject that is what a test makes of it.
 struct Fake {
     stuck: Option<&'static str>,
@@ -406,7 +409,7 @@ async fn a_body_that_never_arrives_is_408() {
 
 #[tokio::test]
 async fn clients_that_keep_connections_open_do_not_shut_out_a_probe() {
-    let server = serve_within(Limits { connections: 3, ..Limits::default() });
+    let server = serve_within(Limits { connections: 3, header: NEVER, ..Limits::default() });
     let mut idle = Vec::new();
     for _ in 0..10 {
         let mut socket = connect(&server).await;
@@ -434,17 +437,35 @@ async fn a_connection_is_kept_for_the_next_request() {
 async fn a_stop_closes_idle_connections_and_frees_the_port_at_once() {
     // An address of its own: no other test can take the port in between.
     let own = || Settings { host: "127.0.0.2".to_owned(), ..settings(None) };
-    let server = start(own(), Arc::new(Fake::new()), Metrics::new(), levels()).unwrap();
+    // Neither deadline helps the stop: it has to close the connection itself.
+    let limits = Limits { header: NEVER, stop: NEVER, ..Limits::default() };
+    let server = start_within(limits, own(), Arc::new(Fake::new()), Metrics::new(), levels()).unwrap();
     let address = server.addresses()[0];
     let mut idle = connect(&server).await;
     idle.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     idle.readable().await.unwrap();
-    server.stop();
+    let (stopped, told) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        server.stop();
+        let _ = stopped.send(());
+    });
+    tokio::time::timeout(DEADLINE, told).await.expect("never stopped").unwrap();
     assert!(read_to_end(&mut idle).await.contains(" 200 "));
     let refused = TcpStream::connect(address).await.unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     let again = Settings { port: address.port(), ..own() };
     start(again, Arc::new(Fake::new()), Metrics::new(), levels()).unwrap().stop();
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_a_client_that_stalls() {
+    let limits = Limits { header: NEVER, stop: Duration::from_millis(50), ..Limits::default() };
+    let server = serve_within(limits);
+    let mut stalled = connect(&server).await;
+    stalled.write_all(b"GET /livez HTTP/1.1\r\nhost").await.unwrap();
+    assert_eq!(get(&server, "/livez").await.status, 200);
+    server.stop();
+    assert_eq!(read_to_end(&mut stalled).await, "");
 }
 
 #[tokio::test]
