@@ -1,18 +1,18 @@
-//! What the admin server is told.
+//! What the admin server needs to know.
 
 use crate::secret::Secret;
 
-/// Where the admin server listens and who may act through it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Settings of the admin server.
+#[derive(Debug, Clone)]
 pub struct Settings {
-    /// Whether there is an admin server.
+    /// `METRICS_ENABLED`: without it nothing listens.
     pub enabled: bool,
-    /// Host name or address to bind.
+    /// `METRICS_HOST`: a name or an address; all its addresses are listened on.
     pub host: String,
-    /// TCP port, never 0.
+    /// `METRICS_PORT`.
     pub port: u16,
-    /// Path of the metrics, starts with `/`.
+    /// `METRICS_PATH`: where the metrics are.
     pub path: String,
-    /// Bearer token that acts need; without one they are refused.
+    /// `METRICS_ADMIN_TOKEN`: who acts must present it; without it nobody acts.
     pub admin_token: Option<Secret>,
 }

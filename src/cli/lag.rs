@@ -122,10 +122,9 @@ async fn age(slot: &SlotView, args: &LagArgs, config: &Config) -> Result<(f64, &
 async fn age_from_relay(url: &str, slot: &SlotView) -> Result<f64, String> {
     let status = admin_client::get_json(url, "/status").await?;
     // On this host may run the relay of another slot.
-    if let Some(other) = status.get("slot").and_then(|name| name.as_str()) {
-        if other != slot.slot_name {
-            return Err(format!("the relay at {url} has slot {other}"));
-        }
+    let other = status.get("slot").and_then(|name| name.as_str()).filter(|name| *name != slot.slot_name);
+    if let Some(other) = other {
+        return Err(format!("the relay at {url} has slot {other}"));
     }
     let age = status.get("oldest_unconfirmed_age_seconds").and_then(serde_json::Value::as_f64);
     age.ok_or_else(|| format!("{url}/status has no oldest_unconfirmed_age_seconds"))

@@ -1,8 +1,16 @@
 //! `txstream relay`: tail the slot, publish.
 
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
 use super::Failure;
 use super::logging::SetLevel;
+use crate::admin;
 use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::relay::{self, Board, Relay};
 
 /// Tail the replication slot and publish every committed outbox row to Kafka
 #[derive(Debug, clap::Args)]
@@ -12,6 +20,73 @@ pub(super) struct RelayArgs {
     pub(super) create_slot: bool,
 }
 
-pub(super) async fn run(_args: &RelayArgs, _config: &Config, _set_level: SetLevel) -> Result<(), Failure> {
-    std::future::ready(Err(Failure::halted("the relay is not part of this build", "build from main"))).await
+pub(super) async fn run(args: &RelayArgs, config: &Config, set_level: SetLevel) -> Result<(), Failure> {
+    let metrics = Metrics::new();
+    let (board, orders) = Board::new(&config.relay.slot, &config.relay.publication);
+    // Before anything else is touched: a port in use must not cost the other instance its slot.
+    let admin = admin::start(config.admin.clone(), Arc::clone(&board) as _, Arc::clone(&metrics), set_level)
+        .map_err(|error| {
+            Failure::halted(error.to_string(), "free the port, or set METRICS_PORT or METRICS_HOST")
+        })?;
+    tracing::info!(
+        name = config.app.name,
+        version = config.app.version,
+        environment = config.app.environment,
+        slot = config.relay.slot,
+        publication = config.relay.publication,
+        tables = %config.outbox.tables.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        database = config.replication.redacted(),
+        brokers = config.kafka.brokers,
+        "relaying committed outbox rows to Kafka"
+    );
+    let relay = Relay {
+        settings: config.relay.clone(),
+        outbox: config.outbox.clone(),
+        kafka: config.kafka.clone(),
+        conninfo: config.replication.clone(),
+        application_name: config.app.name.clone(),
+        create_slot: args.create_slot,
+        board,
+        metrics,
+    };
+    let (stop, stopped) = watch::channel(false);
+    let finished = tokio::select! {
+        finished = Box::pin(relay::run(&relay, stopped, orders)) => finished,
+        signal = second_signal(&stop) => return Err(signal),
+    };
+    admin.stop();
+    let stopped = finished.map_err(|halt| Failure::Halted { what: halt.what, remedy: halt.remedy })?;
+    if stopped.unconfirmed > 0 {
+        tracing::warn!(
+            records = stopped.unconfirmed,
+            "stopped before Kafka acknowledged everything; these records may repeat"
+        );
+    } else {
+        tracing::info!("stopped; everything that was read is confirmed");
+    }
+    Ok(())
+}
+
+/// The first SIGTERM or SIGINT asks for a graceful stop, the second ends the process.
+async fn second_signal(stop: &watch::Sender<bool>) -> Failure {
+    let cannot = |error| {
+        Failure::halted(
+            format!("signals cannot be handled: {error}"),
+            "report this with the system's version",
+        )
+    };
+    let (mut term, mut int) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(term), Ok(int)) => (term, int),
+        (Err(error), _) | (_, Err(error)) => return cannot(error),
+    };
+    let mut next = async || {
+        tokio::select! {
+            _ = term.recv() => 15,
+            _ = int.recv() => 2,
+        }
+    };
+    let first = next().await;
+    tracing::info!(signal = first, "stopping: what was taken in is drained and confirmed");
+    stop.send_replace(true);
+    Failure::Killed(next().await)
 }

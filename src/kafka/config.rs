@@ -42,6 +42,9 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("socket.keepalive.enable", "true"),
     // Back within two seconds of a broker's return, not ten.
     ("reconnect.backoff.max.ms", "2000"),
+    // A topic without rights or not existing is refused on our side until its metadata is read
+    // again: this is how long it takes to notice that a person mended it. librdkafka waits 5 minutes.
+    ("topic.metadata.refresh.interval.ms", "10000"),
     // Nobody asked for client metrics to be pushed to the cluster.
     ("enable.metrics.push", "false"),
 ];
@@ -61,7 +64,7 @@ const PRODUCER_ONLY: &[&str] = &["enable.idempotence", "message.timeout.ms", "ac
 pub fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let marks = [
-        "pass",
+        "pas",
         "pwd",
         "secret",
         "jaas",

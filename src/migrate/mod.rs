@@ -60,7 +60,7 @@ pub enum MigrateError {
         doing: String,
         /// The server's words.
         #[source]
-        source: PgError,
+        source: Box<PgError>,
     },
     /// Something depends on what is to be dropped.
     #[error("cannot {doing}: {detail}")]
@@ -95,7 +95,7 @@ impl MigrateError {
             Self::Locked { .. } => {
                 "stop the relay and the writers, or wait for their transactions, then run it again".to_owned()
             }
-            Self::Pg(_) => "see the server's log".to_owned(),
+            Self::Pg(error) => error.hint().unwrap_or_else(|| "see the server's log".to_owned()),
         }
     }
 
@@ -105,7 +105,7 @@ impl MigrateError {
         match source.code() {
             Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Self::NoRight {
                 role: role.to_owned(),
-                source: PgError::statement(doing.clone(), source),
+                source: Box::new(PgError::statement(doing.clone(), source)),
                 doing,
             },
             Some(&SqlState::DEPENDENT_OBJECTS_STILL_EXIST) => {

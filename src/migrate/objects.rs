@@ -82,11 +82,14 @@ pub(super) async fn table_problems<C: GenericClient + Sync>(
             Ok(Vec::new())
         };
     };
-    let wanted = match target.outbox {
-        Some(_) => settings.outbox.required_columns(),
-        None => target.step.columns.to_vec(),
+    let present = table.column_names();
+    let missing = match target.outbox {
+        Some(_) => settings.outbox.missing_columns(&present),
+        None => {
+            let wanted = target.step.columns.iter();
+            wanted.filter(|column| !present.contains(column)).map(|&column| column.to_owned()).collect()
+        }
     };
-    let missing = table.lacks(&wanted);
     if table.kind == TableKind::NotReplicated && target.outbox.is_some() {
         return Ok(vec![Problem {
             what: format!(
@@ -136,7 +139,6 @@ pub(super) async fn coverage_problems<C: GenericClient + Sync>(
     settings: &Settings<'_>,
     found: &Publication,
 ) -> Result<Vec<Problem>, MigrateError> {
-    let mapped = settings.outbox.mapped_columns();
     let mut problems = Vec::new();
     for name in &settings.outbox.tables {
         let table = publication::table(client, &name.schema, &name.name, &found.name).await?;
@@ -150,7 +152,7 @@ pub(super) async fn coverage_problems<C: GenericClient + Sync>(
             published: found.all_tables.then_some(publication::Published { columns: None, row_filter: None }),
             published_as: None,
         });
-        for gap in table.gaps(found, &mapped) {
+        for gap in table.gaps(found, |column| settings.outbox.reads_column(column)) {
             problems.push(Problem {
                 what: format!("{gap}: {} for {name}", found.name),
                 remedy: format!(

@@ -62,10 +62,9 @@ async fn problems(
         match target.step.kind {
             Kind::Table => problems.extend(objects::table_problems(client, settings, target).await?),
             Kind::Publication => {
-                if let Some(found) = publication::publication(client, settings.publication).await? {
-                    if !ours(&records, target, &found) {
-                        problems.extend(objects::coverage_problems(client, settings, &found).await?);
-                    }
+                let found = publication::publication(client, settings.publication).await?;
+                if let Some(found) = found.filter(|found| !ours(&records, target, found)) {
+                    problems.extend(objects::coverage_problems(client, settings, &found).await?);
                 }
             }
             Kind::Function => {}
@@ -98,10 +97,10 @@ async fn apply(
         record::write(step, role, target, oid, false).await?;
         return Ok(vec![Done::Adopted(kind, target.object.clone())]);
     }
-    if kind == Kind::Function {
-        if let Some(why) = unfit(step, settings, target).await? {
-            return Ok(vec![Done::Skipped(why)]);
-        }
+    if kind == Kind::Function
+        && let Some(why) = unfit(step, settings, target).await?
+    {
+        return Ok(vec![Done::Skipped(why)]);
     }
     let doing = format!("create {} {}", kind.as_str(), target.object);
     step.batch_execute(&target.up).await.map_err(|error| MigrateError::sql(role, &doing, error))?;
@@ -140,11 +139,10 @@ async fn widen(
         done.push(alter(step, role, sql).await?);
     }
     let found = Publication { inserts: true, other_operations: false, via_root: true, ..found };
-    let mapped = settings.outbox.mapped_columns();
     for name in &settings.outbox.tables {
         let table = publication::table(step, &name.schema, &name.name, &found.name).await?;
         let Some(table) = table else { continue };
-        for gap in table.gaps(&found, &mapped) {
+        for gap in table.gaps(&found, |column| settings.outbox.reads_column(column)) {
             if let Gap::UnderRoot(root) = &gap {
                 return Err(MigrateError::Problems(vec![Problem {
                     what: format!("{gap}: {name}"),

@@ -6,7 +6,7 @@
 //! last header sees what `jsonb` would have kept.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ const KNOWN_MAX: usize = 256;
 
 /// Known header names, shared between records.
 #[derive(Debug, Default)]
-pub(super) struct Names(HashSet<Arc<str>>);
+pub(super) struct Names(BTreeSet<Arc<str>>);
 
 impl Names {
     fn of(&mut self, name: &str) -> Arc<str> {

@@ -1,6 +1,6 @@
 //! The mapper: plans by relation, rows into records.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,8 +18,9 @@ use crate::pgoutput::{Relation, Span, Tuple};
 #[derive(Debug)]
 pub struct Mapper {
     settings: Settings,
-    /// By relation id; `None` for a table that is not an outbox table.
-    plans: HashMap<u32, Option<Box<Plan>>>,
+    /// By relation id; `None` for a table that is not an outbox table. They are few, and a small
+    /// ordered map is searched faster than a key is hashed.
+    plans: BTreeMap<u32, Option<Box<Plan>>>,
     topics: Topics,
     names: HeaderNames,
     printer: Printer,
@@ -47,7 +48,7 @@ impl Mapper {
         Self {
             topics: Topics::new(fixed),
             settings,
-            plans: HashMap::new(),
+            plans: BTreeMap::new(),
             names: HeaderNames {
                 id: "id".into(),
                 event_id: "event_id".into(),
@@ -98,9 +99,9 @@ impl Mapper {
         let key = row.required(plan.aggregate_id)?;
         let event_type = row.required(plan.event_type)?;
         let mut headers = Vec::with_capacity(plan.header_count());
-        headers.push(header(&names.id, id.clone()));
         let payload = match plan.shape {
             Shape::Debezium { headers: column, trace } => {
+                headers.push(header(&names.id, id));
                 if let Some(json) = column.map(|column| row.value(column)).transpose()?.flatten() {
                     headers::read(&json, &mut names.others, &mut headers)
                         .map_err(|reason| row.unmappable(reason))?;
@@ -114,6 +115,7 @@ impl Mapper {
                 row.value(plan.payload)?
             }
             Shape::Txstream { created_at, metadata } => {
+                headers.push(header(&names.id, id.clone()));
                 headers.push(header(&names.event_id, id.clone()));
                 headers.push(header(&names.event_type, event_type.clone()));
                 headers.push(header(&names.aggregate_type, aggregate_type.clone()));

@@ -1,6 +1,6 @@
 //! Topic names: made of aggregate types, checked, and shared between records.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Kafka's own limit for a topic's name, in bytes.
@@ -43,13 +43,13 @@ pub(super) enum Topics {
     /// One for all.
     Fixed(Topic),
     /// `outbox.event.<aggregatetype>`, remembered by the type's bytes so that a known one costs no
-    /// allocation.
-    Routed(HashMap<Box<[u8]>, Topic>),
+    /// allocation; for the few there are an ordered map is faster than a hashed one.
+    Routed(BTreeMap<Box<[u8]>, Topic>),
 }
 
 impl Topics {
     pub(super) fn new(fixed: Option<&str>) -> Self {
-        fixed.map_or_else(|| Self::Routed(HashMap::new()), |name| Self::Fixed(Topic::new(name)))
+        fixed.map_or_else(|| Self::Routed(BTreeMap::new()), |name| Self::Fixed(Topic::new(name)))
     }
 
     pub(super) fn of(&mut self, aggregate_type: &[u8]) -> Topic {

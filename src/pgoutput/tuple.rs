@@ -63,6 +63,7 @@ impl Tuple {
     }
 
     /// Where the values lie, in order: for callers that need few of them.
+    #[inline]
     pub(crate) fn spans(&self) -> impl Iterator<Item = Span> + '_ {
         let mut at = 0;
         std::iter::from_fn(move || {
@@ -74,6 +75,7 @@ impl Tuple {
     }
 
     /// The bytes of one of this tuple's columns.
+    #[inline]
     pub(crate) fn slice(&self, span: Span) -> Bytes {
         self.body.slice(span.start..span.end)
     }

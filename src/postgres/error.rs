@@ -221,7 +221,8 @@ impl PgError {
         }
     }
 
-    pub(super) fn protocol(doing: &str, what: impl Into<String>) -> Self {
+    /// The server, or what it sent, is not what the protocol or a statement promises.
+    pub fn protocol(doing: &str, what: impl Into<String>) -> Self {
         Self::Protocol { doing: doing.to_owned(), what: what.into() }
     }
 }

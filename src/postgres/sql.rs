@@ -114,8 +114,10 @@ async fn log_in(
     let doing = format!("connect to {}", endpoint.describe());
     let (client, connection) =
         config.connect_raw(transport, AlreadyTls).await.map_err(|error| login_error(error, doing))?;
-    let is_on = |name| connection.parameter(name).map(|value| value == "on");
-    let (standby, read_only) = (is_on("in_hot_standby"), is_on("default_transaction_read_only"));
+    let (standby, read_only) = {
+        let is_on = |name| connection.parameter(name).map(|value| value == "on");
+        (is_on("in_hot_standby"), is_on("default_transaction_read_only"))
+    };
     let (tell, end) = watch::channel(None);
     tokio::spawn(async move {
         let end = match connection.await {

@@ -101,13 +101,15 @@ impl Subject for Board {
         let state = &page.report.state;
         match state.as_str() {
             "streaming" if page.reasons.is_empty() => {
-                let waiting = page.report.waiting_topics.iter().map(|topic| format!("; topic {} waits", topic.topic));
+                let waiting =
+                    page.report.waiting_topics.iter().map(|topic| format!("; topic {} waits", topic.topic));
                 Ok(waiting.fold(state.clone(), |text, topic| text + &topic))
             }
             "streaming" => Err(page.reasons.clone()),
             "standby" => Ok(state.clone()),
             _ => {
-                let detail = page.report.detail.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();
+                let detail =
+                    page.report.detail.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();
                 Err(vec![format!("{state}{detail}")])
             }
         }

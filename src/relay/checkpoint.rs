@@ -76,22 +76,16 @@ pub struct Rejected {
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     /// `migrate up` has not been run, or on another database.
-    #[error("table txstream_checkpoint does not exist in this database; run txstream migrate up")]
+    #[error("table txstream_checkpoint does not exist in this database")]
     NoTable,
     /// No right to.
-    #[error(
-        "role {role} may not read and write txstream_checkpoint; \
-         GRANT SELECT, INSERT, UPDATE, DELETE ON public.txstream_checkpoint TO {quoted};",
-        quoted = escape_identifier(.role)
-    )]
+    #[error("role {role} may not read and write txstream_checkpoint")]
     NoRight {
         /// The role we are connected as.
         role: String,
     },
     /// The row holds what this version cannot read.
-    #[error(
-        "column {column} of txstream_checkpoint is not what this version writes; use the version that wrote it"
-    )]
+    #[error("column {column} of txstream_checkpoint is not what this version writes")]
     Unreadable {
         /// Column name.
         column: &'static str,
@@ -99,6 +93,21 @@ pub enum CheckpointError {
     /// Anything else.
     #[error(transparent)]
     Pg(#[from] PgError),
+}
+
+impl CheckpointError {
+    /// What a person can do about it.
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::NoTable => "run txstream migrate up".to_owned(),
+            Self::NoRight { role } => format!(
+                "GRANT SELECT, INSERT, UPDATE, DELETE ON public.txstream_checkpoint TO {};",
+                escape_identifier(role)
+            ),
+            Self::Unreadable { .. } => "use the version of txstream that wrote it".to_owned(),
+            Self::Pg(error) => error.hint().unwrap_or_else(|| "see the server's log".to_owned()),
+        }
+    }
 }
 
 async fn explain(client: &Client, doing: &str, source: tokio_postgres::Error) -> CheckpointError {

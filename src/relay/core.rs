@@ -66,6 +66,17 @@ pub(super) struct Acknowledged {
     pub(super) commit_time: i64,
 }
 
+/// A record that came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct CameBack {
+    /// Who counts it.
+    pub(super) route: u32,
+    /// Resends that its topic has used up.
+    pub(super) attempts: u32,
+    /// The topic was well until now.
+    pub(super) first: bool,
+}
+
 /// A topic in trouble, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Waiting {
@@ -301,13 +312,14 @@ impl Core {
         }
     }
 
-    /// The record came back; returns its route.
-    pub(super) fn failed(&mut self, failure: Failure, remedy: Option<String>, now: Instant) -> u32 {
+    /// The record came back and goes again, or stops the relay.
+    pub(super) fn failed(&mut self, failure: Failure, remedy: Option<String>, now: Instant) -> CameBack {
         self.queue_full = false;
         let (route, round) = self.ledger.returned(failure.ticket);
         self.rounds.reported(round);
         let id = self.routes[route as usize];
         let topic = self.topics.get_mut(id);
+        let first = topic.trouble().is_none();
         let trouble = Trouble { message: failure.message.clone(), remedy, since: now };
         let too_large = failure.class == FailureClass::Rejected(Rejection::TooLarge);
         let was_alone = topic.is_single();
@@ -326,8 +338,9 @@ impl Core {
                 self.refused = Some(exhausted(&topic.name, bound, topic.trouble()));
             }
         }
+        let attempts = self.topics.get(id).attempts();
         self.topics.settle(id);
-        route
+        CameBack { route, attempts, first }
     }
 
     /// All brokers are down, or a connection failed.

@@ -115,7 +115,7 @@ impl Intake {
     fn mapped(&mut self, mapped: Mapped, core: &mut Core, routes: &mut Routes, now: Instant) {
         match mapped {
             Mapped::Record(record) => {
-                let size = kafka::record_size(&record);
+                let size = kafka::limits::record_size(&record);
                 let route = routes.of(&record, core);
                 self.take(Pending { record, route, size }, core, now);
             }

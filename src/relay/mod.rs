@@ -1,22 +1,270 @@
-//! The relay.
-
-pub mod checkpoint;
-pub mod settings;
-pub mod slot_life;
-
-pub use settings::Settings;
+//! The relay: what may be read, sent and confirmed, and the loop that does it.
+//!
+//! [`run`] supervises: it prepares, holds one session after another, waits while another instance
+//! holds the slot, and returns when it is told to stop or a person must act. `core` decides,
+//! `session` does the I/O, `intake` turns the stream into records, `monitor` keeps an eye on slot and
+//! tables, `board` is what the admin server shows.
 
 mod backoff;
+pub mod board;
 mod breaker;
+pub mod checkpoint;
 mod core;
 mod gather;
 mod halt;
+mod intake;
 mod lane;
 mod ledger;
+mod limit_desk;
+mod monitor;
+mod preflight;
+mod prepare;
+mod reporter;
 mod rounds;
+mod routes;
+mod session;
+pub mod settings;
+pub mod slot_life;
 mod topics;
-
-pub use halt::Halt;
 
 #[cfg(test)]
 mod sim;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, timeout};
+
+pub use board::Board;
+pub use halt::Halt;
+pub use settings::Settings;
+
+use self::backoff::Backoff;
+use self::breaker::Breaker;
+use self::monitor::{Monitor, Stand};
+use self::prepare::{NotReady, Prepared};
+use self::session::{End, Lines, Session};
+use crate::admin::BreakerOrder;
+use crate::kafka;
+use crate::metrics::Metrics;
+use crate::outbox;
+use crate::postgres::sql::SqlConn;
+use crate::postgres::{ConnInfo, Lsn, stream};
+
+/// How often a held slot is looked at: a takeover after a graceful stop takes no longer.
+const STANDBY_LOOK: Duration = Duration::from_millis(250);
+
+/// How often a wait is mentioned again.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+
+/// Longest wait for the last status to be written at the end of a session.
+const LAST_STATUS: Duration = Duration::from_secs(1);
+
+/// Longest wait to see the last status arrive at the slot.
+const LAST_STATUS_SEEN: Duration = Duration::from_secs(2);
+
+/// A relay that can be run.
+pub struct Relay {
+    /// How it works.
+    pub settings: Settings,
+    /// What it reads.
+    pub outbox: outbox::Settings,
+    /// Where it writes.
+    pub kafka: kafka::Settings,
+    /// The server to replicate from.
+    pub conninfo: ConnInfo,
+    /// What its connections call themselves.
+    pub application_name: String,
+    /// Create the slot if there never was one.
+    pub create_slot: bool,
+    /// What it says of itself.
+    pub board: Arc<Board>,
+    /// What it counts.
+    pub metrics: Arc<Metrics>,
+}
+
+/// What the sessions of a process know from each other.
+struct Known {
+    /// Differs at every start of a process.
+    instance: String,
+    reported_lsn: Lsn,
+    /// Topics' size limits.
+    limits: HashMap<Arc<str>, usize>,
+    batch_limit: Option<u32>,
+    said_not_allowed: bool,
+    /// Columns have to come as text.
+    text: bool,
+    /// The walsender that served us last: its slot is ours, not another instance's.
+    last_pid: Option<i32>,
+    breaker: Option<Breaker>,
+}
+
+/// How a relay ended as it was asked to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stopped {
+    /// Records that were read and not acknowledged in time: they may repeat at the next start.
+    pub unconfirmed: usize,
+}
+
+/// Runs the relay until `stop` becomes true.
+///
+/// # Errors
+/// [`Halt`] when a person must act.
+pub async fn run(
+    relay: &Relay,
+    mut stop: watch::Receiver<bool>,
+    mut orders: mpsc::Receiver<BreakerOrder>,
+) -> Result<Stopped, Halt> {
+    let mut known = Known {
+        instance: uuid::Uuid::new_v4().to_string(),
+        reported_lsn: Lsn::ZERO,
+        limits: HashMap::new(),
+        batch_limit: None,
+        said_not_allowed: false,
+        text: false,
+        last_pid: None,
+        breaker: None,
+    };
+    relay.metrics.worker_pool_size.set(relay.settings.lanes);
+    let mut backoff = Backoff::reconnect();
+    let mut waiting = Waiting::default();
+    loop {
+        let prepared = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => return Ok(Stopped { unconfirmed: 0 }),
+            prepared = prepare::prepare(relay, &mut known) => prepared,
+        };
+        let wait = match prepared {
+            Ok(prepared) => {
+                waiting.over();
+                let end = stream(relay, &mut known, prepared, &mut stop, &mut orders).await;
+                relay.metrics.replication_connected.set(0);
+                match end {
+                    End::Stopped(unconfirmed) => return Ok(Stopped { unconfirmed }),
+                    End::Halted(halt) => return Err(halt),
+                    End::NeedsText(why) => {
+                        tracing::warn!(why, "starting again from the slot, with columns as text");
+                        known.text = true;
+                    }
+                    End::Lost(error) if error.class() == crate::postgres::error::Class::Halt => {
+                        return Err(prepare::explain_lost(relay, &error).await);
+                    }
+                    End::Lost(error) => waiting.say(relay, "connecting", &error.report()),
+                    End::Producer(why) => {
+                        waiting.say(relay, "connecting", &format!("the producer ended: {why}"))
+                    }
+                    End::ServerStopping => waiting.say(relay, "connecting", "the server shuts down"),
+                }
+                relay.metrics.reconnected();
+                relay.board.note(|report| report.reconnects += 1);
+                backoff.delay(0)
+            }
+            Err(NotReady::Halt(halt)) => return Err(halt),
+            Err(NotReady::Standby(holder)) => {
+                waiting.say(relay, "standby", &holder);
+                STANDBY_LOOK
+            }
+            Err(NotReady::Wait(why)) => {
+                waiting.say(relay, "waiting", &why);
+                STANDBY_LOOK
+            }
+            Err(NotReady::Retry(why)) => {
+                waiting.say(relay, "connecting", &why);
+                backoff.delay(waiting.attempts())
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => return Ok(Stopped { unconfirmed: 0 }),
+            () = sleep(wait) => {}
+        }
+    }
+}
+
+/// What is being waited for, said at once and then every 10 s.
+#[derive(Debug, Default)]
+struct Waiting {
+    last: Option<(String, Instant)>,
+    attempts: u32,
+}
+
+impl Waiting {
+    fn say(&mut self, relay: &Relay, state: &str, why: &str) {
+        self.attempts = self.attempts.saturating_add(1);
+        relay.board.state(state, Some(why.to_owned()));
+        let now = Instant::now();
+        let silent = self.last.as_ref().is_some_and(|(said, at)| said == why && now < *at + SAY_EVERY);
+        if !silent {
+            tracing::warn!(state, why, "not streaming; trying on");
+            if state != "standby" {
+                relay.board.note(|report| report.last_error = Some(why.to_owned()));
+            }
+            self.last = Some((why.to_owned(), now));
+        }
+    }
+
+    /// Tries since the last session, counted from 0.
+    fn attempts(&self) -> u32 {
+        self.attempts.saturating_sub(1)
+    }
+
+    fn over(&mut self) {
+        *self = Self::default();
+    }
+}
+
+/// One session and its end: the last status, the checkpoint row, the producer.
+async fn stream(
+    relay: &Relay,
+    known: &mut Known,
+    prepared: Prepared,
+    stop: &mut watch::Receiver<bool>,
+    orders: &mut mpsc::Receiver<BreakerOrder>,
+) -> End {
+    let Prepared { conn, monitor, opened } = prepared;
+    let confirmed_lsn = opened.core.ledger().confirmed_lsn();
+    let (stand, stand_seen) = watch::channel(Stand { confirmed_lsn, acknowledged: 0 });
+    let (to_notice, mut notices) = mpsc::channel(4);
+    let monitor = Arc::new(monitor);
+    let watching = tokio::spawn(Arc::clone(&monitor).run(conn, stand_seen, to_notice));
+    relay.metrics.replication_connected.set(1);
+    relay.board.state("streaming", None);
+    let mut session = Session::new(relay, known, *opened);
+    let mut lines = Lines { stop, orders, notices: &mut notices, stand: &stand };
+    let end = session.run(&mut lines).await;
+    relay.board.state("stopping", None);
+    drop(stand);
+    let Session { core, reader, mut writer, producer, .. } = session;
+    let confirmed_lsn = core.ledger().confirmed_lsn();
+    if matches!(end, End::Stopped(_) | End::Halted(_) | End::ServerStopping | End::NeedsText(_)) {
+        writer.queue_status(core.ledger().received_lsn(), confirmed_lsn);
+        let flushed = timeout(LAST_STATUS, writer.flush()).await;
+        if matches!(flushed, Ok(Ok(()))) && !matches!(end, End::ServerStopping) {
+            let conn = watching.await.ok().flatten();
+            confirm_seen(&monitor, conn.as_ref(), confirmed_lsn).await;
+        }
+        if let Err(error) = stream::finish(reader, writer).await {
+            tracing::debug!(error = %error.report(), "the replication connection did not end in order");
+        }
+    }
+    known.reported_lsn = known.reported_lsn.max(confirmed_lsn);
+    known.breaker = Some(core.into_breaker());
+    // Purged and destroyed before the next START_REPLICATION: a new session must not be overtaken by
+    // records of the old one.
+    if let Some(producer) = producer {
+        let _ = tokio::task::spawn_blocking(move || producer.close()).await;
+    }
+    end
+}
+
+async fn confirm_seen(monitor: &Monitor, conn: Option<&SqlConn>, confirmed_lsn: Lsn) {
+    let seen = match conn {
+        Some(conn) => monitor::close_cleanly(monitor, conn, confirmed_lsn, LAST_STATUS_SEEN).await,
+        None => false,
+    };
+    if !seen {
+        tracing::warn!(%confirmed_lsn, "the last confirmation was sent and could not be seen at the slot");
+    }
+}

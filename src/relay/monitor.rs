@@ -74,7 +74,7 @@ struct Pair {
 impl Monitor {
     /// Runs until the stand's sender is gone; gives back the connection if it is alive.
     pub(super) async fn run(
-        self,
+        self: Arc<Self>,
         conn: SqlConn,
         mut stand: watch::Receiver<Stand>,
         notices: mpsc::Sender<Notice>,
@@ -86,7 +86,7 @@ impl Monitor {
             let Some(live) = conn.take() else {
                 tokio::select! {
                     () = tokio::time::sleep(backoff.delay(attempt)) => {}
-                    _ = gone(&mut stand) => return None,
+                    () = gone(&mut stand) => return None,
                 }
                 attempt = attempt.saturating_add(1);
                 match sql::connect(&self.conninfo, &self.application_name).await {
@@ -95,8 +95,9 @@ impl Monitor {
                 }
                 continue;
             };
+            let mut over = stand.clone();
             let ended = tokio::select! {
-                () = gone(&mut stand.clone()) => return Some(live),
+                () = gone(&mut over) => return Some(live),
                 ended = self.watch(&live, stand.clone(), &notices) => ended,
                 end = live.closed() => {
                     if is_shutdown(end.sqlstate.as_deref()) {
@@ -126,7 +127,8 @@ impl Monitor {
     ) -> PgError {
         let mut every = interval(Duration::from_millis(500));
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut slot_at, mut tables_at, mut row_at) = (Instant::now(), Instant::now() + TABLES_EVERY, Instant::now());
+        let (mut slot_at, mut tables_at, mut row_at) =
+            (Instant::now(), Instant::now() + TABLES_EVERY, Instant::now());
         let mut written = Stand { acknowledged: 0, ..*stand.borrow() };
         let mut pair = Pair::default();
         loop {
@@ -152,7 +154,12 @@ impl Monitor {
             match timeout(STATEMENT_TIMEOUT, step).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return error,
-                Err(_) => return PgError::Timeout { doing: "look at the slot".to_owned(), limit: STATEMENT_TIMEOUT },
+                Err(_) => {
+                    return PgError::Timeout {
+                        doing: "look at the slot".to_owned(),
+                        limit: STATEMENT_TIMEOUT,
+                    };
+                }
             }
         }
     }
@@ -211,7 +218,8 @@ async fn write(
         instance: &monitor.instance,
         reported_lsn: confirmed_lsn,
     };
-    let progress = Progress { slot: &monitor.settings.slot, identity: &identity, confirmed_lsn, clean, recovery };
+    let progress =
+        Progress { slot: &monitor.settings.slot, identity: &identity, confirmed_lsn, clean, recovery };
     match checkpoint::advance(conn, &progress).await {
         Ok(()) => Ok(()),
         Err(checkpoint::CheckpointError::Pg(error)) => Err(error),
@@ -229,7 +237,10 @@ async fn take_pair(conn: &SqlConn) -> Result<Recovery, PgError> {
     let row = conn.query_typed_one(SQL, &[]).await.map_err(failed)?;
     let xid: String = row.try_get(0).map_err(failed)?;
     // A statement of its own: the position must be taken after the snapshot.
-    let row = conn.query_typed_one("select pg_catalog.pg_current_wal_insert_lsn()::text", &[]).await.map_err(failed)?;
+    let row = conn
+        .query_typed_one("select pg_catalog.pg_current_wal_insert_lsn()::text", &[])
+        .await
+        .map_err(failed)?;
     let lsn: String = row.try_get(0).map_err(failed)?;
     match (xid.parse(), lsn.parse()) {
         (Ok(xid), Ok(lsn)) => Ok(Recovery { xid, lsn }),
@@ -239,7 +250,12 @@ async fn take_pair(conn: &SqlConn) -> Result<Recovery, PgError> {
 
 /// Waits until the slot shows what was last reported, at most `limit`, and then writes the clean
 /// row: after a graceful stop the slot must not be found ahead of it.
-pub(super) async fn close_cleanly(monitor: &Monitor, conn: &SqlConn, confirmed_lsn: Lsn, limit: Duration) -> bool {
+pub(super) async fn close_cleanly(
+    monitor: &Monitor,
+    conn: &SqlConn,
+    confirmed_lsn: Lsn,
+    limit: Duration,
+) -> bool {
     let seen = async {
         loop {
             match slot::view(&**conn, &monitor.settings.slot).await {

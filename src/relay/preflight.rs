@@ -6,8 +6,8 @@ use tokio_postgres::Client;
 
 use super::checkpoint::{self, CheckpointError, Identity, Verdict, judge};
 use super::halt::Halt;
-use super::slot_life::{self, SlotError};
 use super::settings::Settings;
+use super::slot_life::{self, SlotError};
 use crate::outbox;
 use crate::postgres::slot::{self, SlotView};
 use crate::postgres::{Lsn, PgError, error, publication};
@@ -112,7 +112,14 @@ pub(super) async fn check(
         reported_lsn: instance.reported_lsn,
     };
     let verdict = judge(row.as_ref(), slot.as_ref(), &identity);
-    Ok(Ready { binary: outbox::binary_safe_types(&types), system_identifier, database, tables, slot, verdict })
+    Ok(Ready {
+        binary: outbox::binary_safe_types(&types),
+        system_identifier,
+        database,
+        tables,
+        slot,
+        verdict,
+    })
 }
 
 async fn server(client: &Client) -> Result<(), Problem> {
@@ -210,7 +217,9 @@ pub(super) fn objection(verdict: &Verdict, slot: &str) -> Option<Problem> {
             "find out who advanced the slot; to go on from where it stands, drop and create it with txstream slot",
         ),
         Verdict::OtherSystem { row, server } => halt(
-            format!("this is another cluster (system identifier {server}) than the slot's checkpoint was written in ({row})"),
+            format!(
+                "this is another cluster (system identifier {server}) than the slot's checkpoint was written in ({row})"
+            ),
             "check DATABASE_URL and REPLICATION_URL; after pg_upgrade or a restore, delete the row of the slot from \
              txstream_checkpoint to accept the new cluster",
         ),
@@ -219,6 +228,8 @@ pub(super) fn objection(verdict: &Verdict, slot: &str) -> Option<Problem> {
             "check DATABASE_URL and REPLICATION_URL; if the database was renamed or copied on purpose, delete the row \
              of the slot from txstream_checkpoint",
         ),
-        Verdict::BackfillPending => Some(Problem::Wait("a backfill was begun and not finished; run it again")),
+        Verdict::BackfillPending => {
+            Some(Problem::Wait("a backfill was begun and not finished; run it again"))
+        }
     }
 }

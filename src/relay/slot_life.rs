@@ -135,9 +135,7 @@ impl SlotError {
     /// What a person can do about it.
     pub fn remedy(&self) -> String {
         match self {
-            Self::NoPublication(_) | Self::NoTable(_) | Self::Checkpoint(CheckpointError::NoTable) => {
-                "run txstream migrate up".to_owned()
-            }
+            Self::NoPublication(_) | Self::NoTable(_) => "run txstream migrate up".to_owned(),
             Self::NotReplicated(_) => "set OUTBOX_TABLE to an ordinary or partitioned table".to_owned(),
             Self::NoColumns { .. } => {
                 "set OUTBOX_PRESET to the one that fits the table, or add the columns".to_owned()
@@ -156,12 +154,12 @@ impl SlotError {
                 )
             }
             Self::DroppedBefore(_) => "run txstream slot create".to_owned(),
-            Self::NotOurs(_) => "nothing was changed".to_owned(),
+            Self::NotOurs(_) => "set REPLICATION_SLOT to another name; nothing was changed".to_owned(),
             Self::Missing(_) => "check REPLICATION_SLOT; txstream slot create makes one".to_owned(),
             Self::InUse { .. } => "stop it first".to_owned(),
             Self::Create(error) => error.remedy(),
-            Self::Checkpoint(_) => "nothing was changed".to_owned(),
-            Self::Pg(_) => "see the server's log".to_owned(),
+            Self::Checkpoint(error) => error.remedy(),
+            Self::Pg(error) => error.hint().unwrap_or_else(|| "see the server's log".to_owned()),
         }
     }
 }
@@ -178,20 +176,17 @@ pub async fn ensure_published(
     let Some(found) = publication::publication(client, publication).await? else {
         return Err(SlotError::NoPublication(publication.to_owned()));
     };
-    let required = outbox.required_columns();
-    let mapped = outbox.mapped_columns();
     for name in &outbox.tables {
         let table = publication::table(client, &name.schema, &name.name, publication).await?;
         let table = table.ok_or_else(|| SlotError::NoTable(name.to_string()))?;
         if table.kind == TableKind::NotReplicated {
             return Err(SlotError::NotReplicated(name.to_string()));
         }
-        let missing = table.lacks(&required);
-        if !missing.is_empty() {
-            let columns = missing.into_iter().map(str::to_owned).collect();
+        let columns = outbox.missing_columns(&table.column_names());
+        if !columns.is_empty() {
             return Err(SlotError::NoColumns { table: name.to_string(), columns });
         }
-        if let Some(gap) = table.gaps(&found, &mapped).into_iter().next() {
+        if let Some(gap) = table.gaps(&found, |column| outbox.reads_column(column)).into_iter().next() {
             let sql = gap.sql(publication, &table);
             let publication = publication.to_owned();
             return Err(SlotError::Gap { publication, table: name.to_string(), gap, sql });

@@ -1,7 +1,8 @@
 use txstream::migrate::{self, Done, Fate, Kind, MigrateError, Settings, State};
 use txstream::outbox::{self, Preset, TableName};
 
-use crate::support::{Database, Postgres};
+use crate::slot::txstream;
+use crate::support::{Database, Postgres, unique};
 
 fn table(name: &str) -> TableName {
     let (schema, name) = name.split_once('.').unwrap_or(("public", name));
@@ -194,7 +195,7 @@ async fn what_is_wrong_is_said_at_once_and_nothing_is_changed() {
     let error = up(&database, &outbox(&["outbox", "fast", "nowhere.outbox"])).await.unwrap_err();
     let text = error.to_string();
     for part in [
-        "public.outbox exists and has no column aggregateid, type",
+        "public.outbox exists and has no column aggregateid (preset debezium), type (preset debezium)",
         "public.fast is a view, a temporary or an unlogged table",
         "schema nowhere of table nowhere.outbox does not exist",
         "public.txstream_checkpoint exists and has no column system_identifier",
@@ -214,7 +215,7 @@ async fn the_ancestors_table_is_published_and_never_created() {
     database
         .exec(
             "create table outbox_events (id uuid primary key, aggregate_id text, aggregate_type text, event_type text,
-                 event_data jsonb, event_metadata jsonb, status text)",
+                 event_data jsonb, event_metadata jsonb, status text, created_at timestamptz)",
         )
         .await;
     up(&database, &outbox).await.unwrap();
@@ -293,4 +294,105 @@ async fn a_role_without_rights_is_told_what_it_may_not_do() {
     let error = migrate::up(&mut client, &settings(&outbox(&["outbox"]))).await.unwrap_err();
     assert!(error.to_string().contains(&format!("role {role} may not create table")), "{error}");
     database.exec(&format!("drop role {role}")).await;
+}
+
+#[tokio::test]
+async fn down_asks_while_rows_parked_records_or_the_slot_exist() {
+    let database = shared().await;
+    assert_eq!(txstream(&database, &["migrate", "up"]).await.code, Some(0));
+    assert_eq!(txstream(&database, &["migrate", "down"]).await.code, Some(0), "there is nothing to lose");
+    for (sql, word) in [
+        (
+            "insert into outbox (aggregatetype, aggregateid, type) values ('a', 'b', 'c')",
+            "1 row of public.outbox",
+        ),
+        (
+            "insert into txstream_dead_letter (slot, table_name, row_id, topic, key, reason, error)
+                 values ('s', 't', '1', 't', '', 'r', 'e')",
+            "1 parked record",
+        ),
+    ] {
+        txstream(&database, &["migrate", "up"]).await;
+        database.exec(sql).await;
+        let said = txstream(&database, &["migrate", "down"]).await;
+        assert_eq!(said.code, Some(1), "{said:?}");
+        assert!(said.stderr.contains(word) && said.stderr.contains("--yes"), "{said:?}");
+        assert_eq!(txstream(&database, &["migrate", "down", "--yes"]).await.code, Some(0));
+    }
+    txstream(&database, &["migrate", "up"]).await;
+    assert_eq!(txstream(&database, &["slot", "create"]).await.code, Some(0));
+    let said = txstream(&database, &["migrate", "down"]).await;
+    assert!(said.code == Some(1) && said.stderr.contains("slot"), "{said:?}");
+    assert_eq!(txstream(&database, &["migrate", "down", "--yes"]).await.code, Some(0));
+    assert_eq!(objects(&database).await, [""; 0]);
+    assert_eq!(database.value::<i64>(SLOTS).await, 0, "the slot went first");
+
+    // A slot of which the checkpoint knows nothing is not ours to drop.
+    txstream(&database, &["migrate", "up"]).await;
+    database
+        .exec(&format!("select pg_create_logical_replication_slot('{}', 'pgoutput')", database.name()))
+        .await;
+    let said = txstream(&database, &["migrate", "down"]).await;
+    assert!(said.code == Some(1) && said.stderr.contains("made by hand"), "{said:?}");
+    assert_eq!(txstream(&database, &["migrate", "down", "--yes"]).await.code, Some(0));
+    assert_eq!(database.value::<i64>(SLOTS).await, 1);
+}
+
+const SLOTS: &str = "select count(*) from pg_replication_slots where database = current_database()";
+
+/// Runs a file of `sql/`; names are variables of psql.
+fn psql(database: &Database, user: &str, file: &str, variables: &[(&str, &str)]) -> String {
+    let mut command = std::process::Command::new("psql");
+    command.args(["--no-psqlrc", "--set=ON_ERROR_STOP=1", "--file"]);
+    command.arg(format!("{}/sql/{file}", env!("CARGO_MANIFEST_DIR")));
+    for (name, value) in variables {
+        command.arg(format!("--set={name}={value}"));
+    }
+    let output = command
+        .arg(database.socket_url().replace("user=postgres", &format!("user={user}")))
+        .output()
+        .unwrap();
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{file} as {user}: {said}");
+    said
+}
+
+#[tokio::test]
+async fn the_roles_of_roles_sql_suffice_for_everything() {
+    let postgres = Postgres::start(15, &[]).await;
+    let database = postgres.database().await;
+    let (owner, relay, writer) = (unique("owner"), unique("relay"), unique("writer"));
+    let names = [("owner", owner.as_str()), ("relay", relay.as_str()), ("writer", writer.as_str())];
+    psql(&database, "postgres", "roles.sql", &names);
+    let outbox = outbox(&["outbox"]);
+    let mut client = database.client().await;
+    client.batch_execute(&format!("set role {owner}")).await.unwrap();
+    migrate::up(&mut client, &settings(&outbox)).await.unwrap();
+    psql(&database, "postgres", "roles.sql", &names);
+
+    let as_relay = database.client().await;
+    as_relay.batch_execute(&format!("set session authorization {relay}")).await.unwrap();
+    let slot = txstream::relay::slot_life::CreateSlot {
+        slot: database.name(),
+        publication: "txstream_outbox",
+        outbox: &outbox,
+        failover: false,
+        lock_timeout: std::time::Duration::from_secs(10),
+        first_only: true,
+    };
+    txstream::relay::slot_life::create(&as_relay, &slot).await.unwrap();
+    psql(&database, &writer, "publish.sql", &[]);
+    let seen = psql(&database, &relay, "monitoring.sql", &[("slot", database.name())]);
+    assert!(seen.contains("reserved") && seen.contains("public.outbox"), "{seen}");
+    as_relay
+        .batch_execute(
+            "insert into txstream_dead_letter (slot, table_name, row_id, topic, key, reason, error)
+                                values ('s', 't', '1', 't', '', 'r', 'e'); delete from txstream_dead_letter",
+        )
+        .await
+        .unwrap();
+    assert_eq!(as_relay.query_one("select count(*) from outbox", &[]).await.unwrap().get::<_, i64>(0), 12);
+    txstream::relay::slot_life::drop(&as_relay, database.name()).await.unwrap();
+    migrate::down(&mut client).await.unwrap();
 }

@@ -1,13 +1,16 @@
 use std::time::Duration;
 
 use txstream::migrate;
+use txstream::outbox;
+use txstream::postgres::replication::{ReplicationConn, StartOptions};
 use txstream::postgres::slot::{self, CreateError};
+use txstream::postgres::{ConnInfo, Lsn};
 use txstream::relay::checkpoint::{self, CheckpointError, Identity, Progress, Recovery, Rejected};
 use txstream::relay::slot_life::{self, CreateSlot, Created, SlotError};
-use txstream::{outbox, postgres::Lsn};
 
 use crate::migrate::outbox;
-use crate::support::{Database, Postgres};
+use crate::support::relay::Output;
+use crate::support::{Database, Postgres, run_cli};
 
 const PUBLICATION: &str = "txstream_outbox";
 
@@ -19,7 +22,8 @@ async fn migrated(postgres: &Postgres) -> Database {
 }
 
 fn request<'a>(slot: &'a str, outbox: &'a outbox::Settings) -> CreateSlot<'a> {
-    let lock_timeout = Duration::from_millis(300);
+    // Other tests write on the shared server too: their transactions are waited for.
+    let lock_timeout = Duration::from_secs(30);
     CreateSlot { slot, publication: PUBLICATION, outbox, failover: false, lock_timeout, first_only: false }
 }
 
@@ -128,14 +132,17 @@ async fn behind_an_open_transaction_it_names_the_pid_and_leaves_no_slot() {
     let elsewhere = postgres.database().await.client().await;
     elsewhere.batch_execute("set application_name = 'reporter'; begin; create table t ()").await.unwrap();
     let pid: i32 = elsewhere.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
-    let error = create(&database).await.unwrap_err();
+    let (client, outbox) = (database.client().await, outbox(&["outbox"]));
+    let impatient =
+        CreateSlot { lock_timeout: Duration::from_millis(300), ..request(database.name(), &outbox) };
+    let error = slot_life::create(&client, &impatient).await.unwrap_err();
     assert!(error.to_string().contains(&format!("pid {pid} (reporter)")), "{error}");
     assert!(error.remedy().contains(&format!("pg_terminate_backend({pid})")), "{}", error.remedy());
     assert_eq!(slots(&database).await, 0);
     elsewhere.batch_execute("rollback").await.unwrap();
 
     database.exec("begin; create table t (); prepare transaction 'forgotten'").await;
-    let error = create(&database).await.unwrap_err();
+    let error = slot_life::create(&client, &impatient).await.unwrap_err();
     assert!(error.to_string().contains("prepared transaction 'forgotten'"), "{error}");
     assert_eq!(slots(&database).await, 0);
     database.exec("rollback prepared 'forgotten'").await;
@@ -280,4 +287,79 @@ async fn the_checkpoint_row_keeps_what_is_not_being_written() {
     checkpoint::replace(&client, &checkpoint::Row { recovery: None, ..row.clone() }).await.unwrap();
     let row = checkpoint::read(&client, "s").await.unwrap().unwrap();
     assert_eq!(row.recovery, None, "a new slot starts afresh");
+}
+
+/// Runs a command on this database; its name is the slot's too.
+pub(crate) async fn txstream(database: &Database, args: &[&str]) -> Output {
+    let url = database.url();
+    // Nobody listens at port 9: there is no relay.
+    let env = [("DATABASE_URL", url.as_str()), ("REPLICATION_SLOT", database.name()), ("METRICS_PORT", "9")];
+    run_cli(args, &env).await
+}
+
+#[tokio::test]
+async fn the_commands_say_where_the_slot_stands_and_ask_before_it_goes() {
+    let database = migrated(Postgres::shared().await).await;
+    let said = txstream(&database, &["slot", "status"]).await;
+    assert_eq!(said.code, Some(1));
+    assert!(said.stderr.contains("txstream slot create"), "{said:?}");
+    for part in ["created slot", "exists already"] {
+        let said = txstream(&database, &["slot", "create"]).await;
+        assert_eq!(said.code, Some(0), "{said:?}");
+        assert!(said.stdout.contains(part), "{said:?}");
+    }
+    let status = txstream(&database, &["slot", "status", "--output", "json"]).await;
+    let status: serde_json::Value = serde_json::from_str(&status.stdout).unwrap();
+    let columns = database
+        .query("select column_name::text from information_schema.columns where table_name = 'pg_replication_slots'")
+        .await;
+    for column in columns {
+        let column: &str = column.get(0);
+        assert!(status.get(column).is_some(), "{column} is missing: {status}");
+    }
+    let said = txstream(&database, &["slot", "drop"]).await;
+    assert_eq!(said.code, Some(1), "no terminal and no --yes: {said:?}");
+    assert!(said.stderr.contains("will be skipped") && said.stderr.contains("--yes"), "{said:?}");
+    assert_eq!(slots(&database).await, 1);
+    let said = txstream(&database, &["slot", "drop", "--yes"]).await;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(slots(&database).await, 0);
+}
+
+#[tokio::test]
+async fn lag_counts_bytes_and_says_why_it_has_no_seconds() {
+    let database = migrated(Postgres::shared().await).await;
+    create(&database).await.unwrap();
+    database.exec("insert into outbox (aggregatetype, aggregateid, type) values ('a', 'b', 'c')").await;
+    let said = txstream(&database, &["lag", "--output", "json"]).await;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let lag: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    assert!(lag["slot_confirmed_lag_bytes"].as_u64().unwrap() > 0, "{lag}");
+    assert!(lag["slot_retained_wal_bytes"].as_u64().unwrap() > 0, "{lag}");
+    assert_eq!(lag["wal_status"], "reserved");
+    assert!(lag["oldest_unconfirmed_age_seconds"].is_null());
+    assert!(
+        lag["oldest_unconfirmed_age_reason"].as_str().unwrap().contains("nobody holds the slot"),
+        "{lag}"
+    );
+}
+
+#[tokio::test]
+async fn a_slot_in_use_is_not_dropped_and_its_holder_is_named() {
+    let database = migrated(Postgres::shared().await).await;
+    create(&database).await.unwrap();
+    let info = ConnInfo::parse(&database.url()).unwrap();
+    let holder = ReplicationConn::connect(&info, "the other relay").await.unwrap();
+    let options = StartOptions { publications: vec![PUBLICATION.into()], binary: false, messages: false };
+    let _stream = holder.start_replication(database.name(), &options).await.unwrap();
+    for args in [["slot", "drop", "--yes"], ["migrate", "down", "--yes"]] {
+        let said = txstream(&database, &args).await;
+        assert_eq!(said.code, Some(1), "{said:?}");
+        assert!(said.stderr.contains("in use by pid") && said.stderr.contains("the other relay"), "{said:?}");
+    }
+    assert_eq!(slots(&database).await, 1);
+    let row = checkpoint::read(&database.client().await, database.name()).await.unwrap().unwrap();
+    assert!(!row.dropped);
+    let lag = txstream(&database, &["lag"]).await;
+    assert!(lag.stdout.contains("held by pid") && lag.stdout.contains("the other relay"), "{lag:?}");
 }

@@ -83,7 +83,7 @@ impl CreateError {
                  max_replication_slots and restart the server"
                     .to_owned()
             }
-            Self::Pg(_) => "see the server's log".to_owned(),
+            Self::Pg(error) => error.hint().unwrap_or_else(|| "see the server's log".to_owned()),
         }
     }
 }

@@ -154,7 +154,7 @@ pub async fn view<C: GenericClient + Sync>(client: &C, name: &str) -> Result<Opt
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotOurs {
     /// A physical slot, or another output plugin's.
-    #[error("slot {slot} is not a pgoutput slot but {kind}; set REPLICATION_SLOT to another name")]
+    #[error("slot {slot} is not a pgoutput slot but {kind}")]
     Kind {
         /// Slot name.
         slot: String,
@@ -162,10 +162,7 @@ pub enum NotOurs {
         kind: String,
     },
     /// A slot of another database.
-    #[error(
-        "slot {slot} belongs to database {actual}, not to {expected}; connect to {actual}, or set \
-         REPLICATION_SLOT to another name"
-    )]
+    #[error("slot {slot} belongs to database {actual}, not to {expected}")]
     Database {
         /// Slot name.
         slot: String,
@@ -175,7 +172,7 @@ pub enum NotOurs {
         expected: String,
     },
     /// A slot that ends with the session that made it.
-    #[error("slot {0} is temporary; set REPLICATION_SLOT to another name")]
+    #[error("slot {0} is temporary")]
     Temporary(String),
 }
 

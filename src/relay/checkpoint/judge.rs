@@ -150,6 +150,9 @@ mod tests {
         .unwrap()
     }
 
+    /// Name, row, position of the slot (there may be none, or an unknown one), verdict.
+    type Case = (&'static str, Option<Row>, Option<Option<u64>>, Verdict);
+
     #[test]
     fn every_state_of_row_and_slot_has_its_verdict() {
         let clean = |lsn| Row { clean: true, instance: "before".into(), ..row(lsn) };
@@ -158,7 +161,7 @@ mod tests {
         let behind = Verdict::Behind { slot_lsn: Lsn(9), row_lsn: Lsn(10) };
         let ahead = Verdict::Ahead { row_lsn: Lsn(10), slot_lsn: Lsn(11) };
         let other = Verdict::OtherSystem { row: "2".into(), server: "1".into() };
-        let cases: Vec<(&str, Option<Row>, Option<Option<u64>>, Verdict)> = vec![
+        let cases: Vec<Case> = vec![
             ("nothing", None, None, Verdict::NeverExisted),
             ("made by hand", None, Some(Some(10)), Verdict::Unknown),
             ("dropped by command", Some(dropped.clone()), None, Verdict::Dropped),

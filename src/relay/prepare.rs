@@ -1,0 +1,205 @@
+//! Everything before a session: connections, checks, slot, producer, START_REPLICATION, checks again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::backoff::Backoff;
+use super::breaker::Breaker;
+use super::checkpoint::Verdict;
+use super::core::Core;
+use super::halt::Halt;
+use super::intake::Intake;
+use super::limit_desk::LimitDesk;
+use super::monitor::Monitor;
+use super::preflight::{self, Instance, Problem, Ready};
+use super::session::Opened;
+use super::slot_life::{self, CreateSlot};
+use super::{Known, Relay};
+use crate::kafka::{Inbox, Producer};
+use crate::outbox::Mapper;
+use crate::postgres::error::Class;
+use crate::postgres::replication::{ReplicationConn, StartOptions, WalSenderTimeout};
+use crate::postgres::slot::SlotView;
+use crate::postgres::sql::{self, SqlConn};
+use crate::postgres::{Lsn, PgError};
+
+/// Longest wait for an open transaction while the slot of a first start is created.
+const CREATE_LOCK_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A session that can begin.
+pub(super) struct Prepared {
+    pub(super) conn: SqlConn,
+    pub(super) monitor: Monitor,
+    pub(super) opened: Box<Opened>,
+}
+
+/// Why there is no session yet.
+pub(super) enum NotReady {
+    /// A person must act.
+    Halt(Halt),
+    /// Another instance holds the slot.
+    Standby(String),
+    /// Something has to happen first that is no failure.
+    Wait(String),
+    /// Try again after a backoff.
+    Retry(String),
+}
+
+impl From<Problem> for NotReady {
+    fn from(problem: Problem) -> Self {
+        match problem {
+            Problem::Halt(halt) => Self::Halt(halt),
+            Problem::Wait(why) => Self::Wait(why.to_owned()),
+            Problem::Retry(error) => Self::Retry(error.report()),
+        }
+    }
+}
+
+impl From<PgError> for NotReady {
+    fn from(error: PgError) -> Self {
+        Problem::from(error).into()
+    }
+}
+
+/// Prepares a session. May be dropped at any await: nothing is held but connections.
+pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared, NotReady> {
+    relay.board.turn();
+    let conn = sql::connect(&relay.conninfo, &relay.application_name).await?;
+    let ready = look(relay, known, &conn).await?;
+    if let Some(holder) = ready.slot.as_ref().and_then(SlotView::held_by) {
+        let ours = ready
+            .slot
+            .as_ref()
+            .and_then(|slot| slot.active_pid)
+            .is_some_and(|pid| known.last_pid == Some(pid));
+        return Err(if ours {
+            NotReady::Retry("the server still serves our broken session".to_owned())
+        } else {
+            NotReady::Standby(format!("slot {} is held by {holder}", relay.settings.slot))
+        });
+    }
+    let walsender = WalSenderTimeout::choose(&conn, &relay.conninfo).await?;
+    let mut replication =
+        ReplicationConn::connect_asking(&relay.conninfo, &relay.application_name, walsender.ask).await?;
+    let identity = replication.identify_system().await?;
+    if identity.system_id != ready.system_identifier {
+        let why = "the replication connection led to another cluster than the one before it; trying again";
+        return Err(NotReady::Retry(why.to_owned()));
+    }
+    let inbox = Inbox::new();
+    let failed = |error: crate::kafka::CreateError| {
+        NotReady::Halt(Halt::new(
+            format!("the Kafka client cannot be made: {error}"),
+            "correct the Kafka settings (txstream config shows them)",
+        ))
+    };
+    let producer = Producer::new(&relay.kafka, known.batch_limit, inbox.clone()).map_err(failed)?;
+    let desk = LimitDesk::open(&relay.kafka).map_err(failed)?;
+    let binary = ready.binary && !known.text;
+    let options =
+        StartOptions { publications: vec![relay.settings.publication.clone()], binary, messages: false };
+    let (reader, writer) = match replication.start_replication(&relay.settings.slot, &options).await {
+        Ok(halves) => halves,
+        Err(error) => {
+            let _ = tokio::task::spawn_blocking(move || producer.close()).await;
+            return Err(match error.class() {
+                Class::Busy => NotReady::Standby(error.report()),
+                _ => error.into(),
+            });
+        }
+    };
+    let (ready, confirmed_lsn) = look_again(relay, known, &conn, ready).await?;
+    tracing::info!(
+        slot = relay.settings.slot, %confirmed_lsn, binary, lanes = relay.settings.lanes,
+        server = replication_version(&conn).await, "streaming from the slot"
+    );
+    let status_every = walsender
+        .effective
+        .map_or(relay.settings.status_interval, |timeout| relay.settings.status_interval.min(timeout / 2));
+    let breaker = known.breaker.take().unwrap_or_else(|| Breaker::new(relay.settings.breaker));
+    let core =
+        Core::new(relay.settings.clone(), confirmed_lsn, breaker, Backoff::new(relay.settings.backoff));
+    let intake = Intake::new(Mapper::new(relay.outbox.clone()), Arc::clone(&relay.metrics));
+    let opened = Opened { reader, writer, producer, inbox, desk, core, intake, status_every };
+    Ok(Prepared { conn, monitor: monitor(relay, known, ready), opened: Box::new(opened) })
+}
+
+async fn replication_version(conn: &SqlConn) -> String {
+    let row = conn.query_typed_one("select current_setting('server_version')", &[]).await;
+    row.and_then(|row| row.try_get(0)).unwrap_or_default()
+}
+
+/// The checks of the start; creates the slot of a first start.
+async fn look(relay: &Relay, known: &Known, conn: &SqlConn) -> Result<Ready, NotReady> {
+    let instance = Instance { name: known.instance.clone(), reported_lsn: known.reported_lsn };
+    let ready = preflight::check(conn, &relay.settings, &relay.outbox, &instance).await?;
+    if ready.verdict == Verdict::NeverExisted && relay.create_slot {
+        let new = CreateSlot {
+            slot: &relay.settings.slot,
+            publication: &relay.settings.publication,
+            outbox: &relay.outbox,
+            failover: false,
+            lock_timeout: CREATE_LOCK_TIMEOUT,
+            first_only: true,
+        };
+        slot_life::create(conn, &new).await.map_err(Problem::from)?;
+        tracing::info!(slot = relay.settings.slot, "the slot was created, since there never was one");
+        return Ok(preflight::check(conn, &relay.settings, &relay.outbox, &instance).await?);
+    }
+    match preflight::objection(&ready.verdict, &relay.settings.slot) {
+        Some(problem) => Err(problem.into()),
+        None => Ok(ready),
+    }
+}
+
+/// After START_REPLICATION: `confirmed_flush_lsn` may have moved in between, and only now nobody else
+/// can move it.
+async fn look_again(
+    relay: &Relay,
+    known: &mut Known,
+    conn: &SqlConn,
+    before: Ready,
+) -> Result<(Ready, Lsn), NotReady> {
+    let now = look(relay, known, conn).await?;
+    if now.tables != before.tables {
+        return Err(NotReady::Retry("an outbox table changed while streaming began".to_owned()));
+    }
+    if let Verdict::Behind { slot_lsn, row_lsn } = now.verdict {
+        tracing::warn!(%slot_lsn, %row_lsn, "the slot is behind what was confirmed before; records in between come again");
+    }
+    let slot = now.slot.as_ref();
+    known.last_pid = slot.and_then(|slot| slot.active_pid);
+    let confirmed = slot.and_then(|slot| slot.confirmed_flush_lsn);
+    Ok((now, confirmed.unwrap_or(Lsn::ZERO)))
+}
+
+fn monitor(relay: &Relay, known: &Known, ready: Ready) -> Monitor {
+    Monitor {
+        conninfo: relay.conninfo.clone(),
+        application_name: relay.application_name.clone(),
+        settings: relay.settings.clone(),
+        outbox: relay.outbox.clone(),
+        tables: ready.tables,
+        system_identifier: ready.system_identifier,
+        database: ready.database,
+        instance: known.instance.clone(),
+        board: Arc::clone(&relay.board),
+        metrics: Arc::clone(&relay.metrics),
+    }
+}
+
+/// A stream that ended with an error that halts: 55000 and 42704 have several causes, so slot and
+/// publication are looked at before one is named.
+pub(super) async fn explain_lost(relay: &Relay, error: &PgError) -> Halt {
+    let plain = preflight::halt_of(error);
+    let Ok(conn) = sql::connect(&relay.conninfo, &relay.application_name).await else { return plain };
+    let instance = Instance { name: String::new(), reported_lsn: Lsn::ZERO };
+    let found = match preflight::check(&conn, &relay.settings, &relay.outbox, &instance).await {
+        Ok(ready) => preflight::objection(&ready.verdict, &relay.settings.slot),
+        Err(problem) => Some(problem),
+    };
+    match found {
+        Some(Problem::Halt(halt)) => Halt::new(format!("{} ({})", halt.what, plain.what), halt.remedy),
+        _ => plain,
+    }
+}

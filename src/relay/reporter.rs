@@ -1,0 +1,153 @@
+//! Brings gauges, status report and readiness up to date while streaming, and says in the log what
+//! changed.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+
+use super::Relay;
+use super::breaker::State;
+use super::core::Core;
+use crate::admin::status::{BreakerStatus, InFlight, LaneStatus, Rates, WaitingTopic, rfc3339};
+use crate::metrics::BreakerState;
+
+/// How old the report may be.
+const EVERY: Duration = Duration::from_millis(200);
+
+/// A record that Kafka does not acknowledge for this long makes the relay not ready.
+const OUTSTANDING_LIMIT: Duration = Duration::from_secs(60);
+
+/// One line a minute while traffic flows.
+const SUMMARY_EVERY: Duration = Duration::from_secs(60);
+
+/// The time of the next report, and what the last summary said.
+pub(super) struct Reporter {
+    due_at: Instant,
+    counted: (Instant, u64),
+    rate: f64,
+    summary: (Instant, u64),
+}
+
+impl Reporter {
+    /// Due now.
+    pub(super) fn new() -> Self {
+        let now = Instant::now();
+        Self { due_at: now, counted: (now, 0), rate: 0.0, summary: (now, 0) }
+    }
+
+    /// When the next report is due.
+    pub(super) fn due_at(&self) -> Instant {
+        self.due_at
+    }
+
+    /// Reports, when it is due or the breaker changed.
+    pub(super) fn report(&mut self, relay: &Relay, core: &mut Core, acknowledged: u64, now: Instant) {
+        let transitions = core.breaker_transitions();
+        for transition in &transitions {
+            relay.metrics.breaker_trip(label(transition.from), label(transition.to));
+            tracing::warn!(
+                from = transition.from.name(),
+                to = transition.to.name(),
+                "circuit breaker changed"
+            );
+        }
+        if now < self.due_at && transitions.is_empty() {
+            return;
+        }
+        self.due_at = now + EVERY;
+        self.measure(acknowledged, now);
+        gauges(relay, core, now);
+        self.board(relay, core, now);
+        if now >= self.summary.0 + SUMMARY_EVERY {
+            if acknowledged > self.summary.1 {
+                let records = acknowledged - self.summary.1;
+                tracing::info!(records, confirmed_lsn = %core.ledger().confirmed_lsn(), "published in the last minute");
+            }
+            self.summary = (now, acknowledged);
+        }
+    }
+
+    fn measure(&mut self, acknowledged: u64, now: Instant) {
+        let (since, count) = self.counted;
+        let elapsed = now.duration_since(since).as_secs_f64();
+        if elapsed >= 1.0 {
+            self.rate = (acknowledged - count) as f64 / elapsed;
+            self.counted = (now, acknowledged);
+        }
+    }
+
+    fn board(&self, relay: &Relay, core: &Core, now: Instant) {
+        let (state, failures, forced) = core.breaker();
+        let waiting: Vec<WaitingTopic> = core
+            .waiting()
+            .into_iter()
+            .map(|waiting| WaitingTopic {
+                topic: waiting.topic.to_string(),
+                reason: match waiting.trouble.remedy {
+                    Some(remedy) => format!("{}; {remedy}", waiting.trouble.message),
+                    None => waiting.trouble.message,
+                },
+                since: rfc3339(SystemTime::now() - now.duration_since(waiting.trouble.since)),
+            })
+            .collect();
+        let mut reasons = Vec::new();
+        if state == State::Open {
+            let how =
+                if forced { "by hand; txstream breaker close closes it" } else { "Kafka does not answer" };
+            reasons.push(format!("the circuit breaker is open: {how}"));
+        }
+        let age = core.oldest_taken().map(|taken| now.duration_since(taken));
+        if let Some(age) = age.filter(|age| *age > OUTSTANDING_LIMIT) {
+            let topics: Vec<&str> = waiting.iter().map(|topic| topic.topic.as_str()).collect();
+            let which =
+                if topics.is_empty() { String::new() } else { format!(" (waiting: {})", topics.join(", ")) };
+            reasons.push(format!("a record is unacknowledged for {} s{which}", age.as_secs()));
+        }
+        let ledger = core.ledger();
+        relay.board.update(
+            |report| {
+                report.received_lsn = Some(ledger.received_lsn().to_string());
+                report.confirmed_lsn = Some(ledger.confirmed_lsn().to_string());
+                report.in_flight = InFlight {
+                    records: ledger.unresolved() as u64,
+                    bytes: ledger.in_flight_bytes() as u64,
+                    limit_bytes: relay.settings.max_in_flight_bytes as u64,
+                };
+                report.oldest_unconfirmed_age_seconds = oldest_age(core).map(|age| age.as_secs_f64());
+                report.breaker = BreakerStatus { state: state.name().to_owned(), failures, forced };
+                report.lanes =
+                    core.lane_depths().map(|queued| LaneStatus { queued: queued as u64 }).collect();
+                report.waiting_topics = waiting;
+                report.rates = Rates { published_per_second: Some(self.rate) };
+            },
+            reasons,
+        );
+    }
+}
+
+fn gauges(relay: &Relay, core: &Core, _now: Instant) {
+    let metrics = &relay.metrics;
+    let ledger = core.ledger();
+    metrics.in_flight_bytes.set(ledger.in_flight_bytes());
+    metrics.received_lsn.set(ledger.received_lsn().0);
+    metrics.confirmed_lsn.set(ledger.confirmed_lsn().0);
+    metrics.active_workers.set(core.lane_depths().filter(|depth| *depth > 0).count());
+    metrics.events_in_queue(ledger.unresolved() - core.outstanding(), core.outstanding());
+    metrics.oldest_unconfirmed_age(oldest_age(core));
+}
+
+/// Age of the oldest unconfirmed event since its commit, by the server's clock.
+fn oldest_age(core: &Core) -> Option<Duration> {
+    let committed = core.oldest()?.commit_time;
+    let micros = u64::try_from(committed).unwrap_or(0);
+    let at = UNIX_EPOCH + Duration::from_secs(946_684_800) + Duration::from_micros(micros);
+    Some(SystemTime::now().duration_since(at).unwrap_or_default())
+}
+
+fn label(state: State) -> BreakerState {
+    match state {
+        State::Closed => BreakerState::Closed,
+        State::HalfOpen => BreakerState::HalfOpen,
+        State::Open => BreakerState::Open,
+    }
+}

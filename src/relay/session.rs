@@ -1,0 +1,485 @@
+//! One replication session: the loop that does the I/O the core asks for.
+//!
+//! It ends when the stream is lost, the producer is finished, a person must act, or it is told to
+//! stop; whatever is unconfirmed then is streamed again by the next session.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::core::{Core, Sink};
+use super::halt::Halt;
+use super::intake::Intake;
+use super::limit_desk::LimitDesk;
+use super::monitor::{Notice, Stand};
+use super::reporter::Reporter;
+use super::routes::Routes;
+use super::{Known, Relay};
+use crate::admin::BreakerOrder;
+use crate::kafka::limits::{DEFAULT_TOPIC_LIMIT, LimitAnswer};
+use crate::kafka::{self, Event, Failure, FailureClass, Inbox, Producer, Rejection, TopicTrouble, Trouble};
+use crate::metrics::ErrorType;
+use crate::outbox::Record;
+use crate::postgres::PgError;
+use crate::postgres::stream::{ReplicationMessage, StatusWriter, WalReader};
+
+/// Messages read in one turn, so that deliveries and the status clock get theirs.
+const MESSAGES_PER_TURN: usize = 2_048;
+
+/// Status messages that only report progress are at least this far apart.
+const STATUS_THROTTLE: Duration = Duration::from_millis(100);
+
+/// A server that is silent for this long while we read is taken for dead: it is asked to reply with
+/// every status.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// How long a server that shuts down waits for Kafka's acknowledgements.
+const SERVER_STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// The drain at a stop while the breaker is open: nothing is to be expected from Kafka.
+const DRAIN_WITH_BREAKER_OPEN: Duration = Duration::from_secs(1);
+
+/// Seconds from 1970-01-01 to 2000-01-01, the epoch of Postgres.
+const POSTGRES_EPOCH: Duration = Duration::from_secs(946_684_800);
+
+/// How a session ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// As asked; this many records were read and not acknowledged.
+    Stopped(usize),
+    /// A person must act.
+    Halted(Halt),
+    /// The stream was lost.
+    Lost(PgError),
+    /// The producer is finished.
+    Producer(String),
+    /// The columns have to come as text.
+    NeedsText(String),
+    /// The server shuts down.
+    ServerStopping,
+}
+
+/// Why no more is read, and when the drain is over at the latest.
+#[derive(Debug)]
+struct Closing {
+    why: Why,
+    since: Instant,
+    deadline: Instant,
+}
+
+#[derive(Debug)]
+enum Why {
+    Stop,
+    Halt(Halt),
+    NeedsText(String),
+    ServerStopping,
+}
+
+/// What the session talks to besides Postgres and Kafka.
+pub(super) struct Lines<'a> {
+    pub(super) stop: &'a mut watch::Receiver<bool>,
+    pub(super) orders: &'a mut mpsc::Receiver<BreakerOrder>,
+    pub(super) notices: &'a mut mpsc::Receiver<Notice>,
+    pub(super) stand: &'a watch::Sender<Stand>,
+}
+
+/// One session.
+pub(super) struct Session<'a> {
+    pub(super) relay: &'a Relay,
+    pub(super) known: &'a mut Known,
+    pub(super) core: Core,
+    pub(super) reader: WalReader,
+    pub(super) writer: StatusWriter,
+    pub(super) producer: Option<Producer>,
+    inbox: Inbox,
+    intake: Intake,
+    routes: Routes,
+    desk: LimitDesk,
+    reporter: Reporter,
+    events: Vec<Event>,
+    closing: Option<Closing>,
+    shrink_to: Option<u32>,
+    status_at: Instant,
+    status_every: Duration,
+    reply_requested: bool,
+    reading_since: Option<Instant>,
+    acknowledged: u64,
+}
+
+/// The stream and the producer of a session to come.
+pub(super) struct Opened {
+    pub(super) reader: WalReader,
+    pub(super) writer: StatusWriter,
+    pub(super) producer: Producer,
+    pub(super) inbox: Inbox,
+    pub(super) desk: LimitDesk,
+    pub(super) core: Core,
+    pub(super) intake: Intake,
+    pub(super) status_every: Duration,
+}
+
+impl Sink for Producer {
+    fn send(&mut self, record: &Record, ticket: kafka::Ticket) -> Result<(), kafka::SendError> {
+        Producer::send(self, record, ticket)
+    }
+}
+
+impl<'a> Session<'a> {
+    /// A session over what was opened.
+    pub(super) fn new(relay: &'a Relay, known: &'a mut Known, opened: Opened) -> Self {
+        let mut core = opened.core;
+        for (topic, limit) in &known.limits {
+            core.set_limit(topic, *limit);
+        }
+        Self {
+            relay,
+            known,
+            core,
+            reader: opened.reader,
+            writer: opened.writer,
+            producer: Some(opened.producer),
+            inbox: opened.inbox,
+            intake: opened.intake,
+            routes: Routes::new(Arc::clone(&relay.metrics)),
+            desk: opened.desk,
+            reporter: Reporter::new(),
+            events: Vec::new(),
+            closing: None,
+            shrink_to: None,
+            status_at: Instant::now(),
+            status_every: opened.status_every,
+            reply_requested: false,
+            reading_since: None,
+            acknowledged: 0,
+        }
+    }
+
+    /// Runs until the session ends.
+    pub(super) async fn run(&mut self, lines: &mut Lines<'_>) -> End {
+        loop {
+            let now = Instant::now();
+            if let Err(end) = self.turn(lines, now).await {
+                return end;
+            }
+            let may_read = self.may_read();
+            self.watch_silence(may_read, now);
+            let wake = self.next_wake(now);
+            tokio::select! {
+                biased;
+                // A stop must not wait behind traffic.
+                stopped = lines.stop.changed(), if self.closing.is_none() => {
+                    if stopped.is_err() || *lines.stop.borrow() {
+                        self.close(Why::Stop, self.relay.settings.shutdown_timeout);
+                    }
+                }
+                Some(order) = lines.orders.recv() => {
+                    self.core.force_breaker(order == BreakerOrder::Open, now);
+                }
+                Some(notice) = lines.notices.recv() => self.noticed(notice),
+                // Deliveries free budget and move the confirmed LSN.
+                () = self.inbox.arrived() => self.deliveries(),
+                (topic, answer) = self.desk.answered() => self.limit_answered(&topic, &answer),
+                // The clock waits for nothing: status, dead peer, breaker, resends, bursts.
+                () = sleep_until(wake) => {}
+                flushed = self.writer.flush(), if self.writer.pending() => {
+                    if let Err(error) = flushed { return End::Lost(error) }
+                }
+                // WAL only while there is budget: backpressure reaches the walsender through TCP.
+                ready = self.reader.ready(), if may_read => {
+                    if let Err(error) = ready.and_then(|()| self.read()) { return End::Lost(error) }
+                }
+            }
+        }
+    }
+
+    /// What is due now.
+    async fn turn(&mut self, lines: &Lines<'_>, now: Instant) -> Result<(), End> {
+        self.relay.board.turn();
+        for (topic, attempt, wait) in self.core.tick(now) {
+            self.relay.metrics.retry_delay(attempt.max(1), wait);
+            tracing::debug!(%topic, attempt, ?wait, "failed records of the topic go again");
+        }
+        self.swap_producer().await?;
+        if let (Some(producer), None) = (&mut self.producer, self.shrink_to) {
+            self.core.dispatch(producer, now);
+        }
+        self.status(now);
+        let stand =
+            Stand { confirmed_lsn: self.core.ledger().confirmed_lsn(), acknowledged: self.acknowledged };
+        lines.stand.send_if_modified(|known| std::mem::replace(known, stand) != stand);
+        self.reporter.report(self.relay, &mut self.core, self.acknowledged, now);
+        self.look_for_an_end(now)
+    }
+
+    /// A topic takes smaller batches than the producer makes: drain it, then another.
+    async fn swap_producer(&mut self) -> Result<(), End> {
+        let (Some(limit), 0) = (self.shrink_to, self.core.outstanding()) else { return Ok(()) };
+        if let Some(old) = self.producer.take() {
+            // It waits for librdkafka's threads; a panic there leaves nothing of it either.
+            let _ = tokio::task::spawn_blocking(move || old.close()).await;
+        }
+        self.inbox = Inbox::new();
+        let producer = Producer::new(&self.relay.kafka, Some(limit), self.inbox.clone());
+        self.producer = Some(producer.map_err(|error| End::Producer(error.to_string()))?);
+        self.known.batch_limit = Some(limit);
+        self.shrink_to = None;
+        Ok(())
+    }
+
+    fn may_read(&self) -> bool {
+        let wanted = match &self.closing {
+            None => true,
+            // Read on to the commit of the transaction being received, no further.
+            Some(Closing { why: Why::Stop, .. }) => self.core.ledger().in_transaction(),
+            Some(_) => false,
+        };
+        wanted && self.intake.is_open() && self.core.may_read()
+    }
+
+    fn watch_silence(&mut self, may_read: bool, now: Instant) {
+        // The silence clock runs only while we read.
+        self.reading_since = may_read.then(|| self.reading_since.unwrap_or(now));
+    }
+
+    fn silent_at(&self) -> Option<Instant> {
+        self.reading_since.map(|since| since.max(self.reader.last_heard()) + SILENCE)
+    }
+
+    fn read(&mut self) -> Result<(), PgError> {
+        let now = Instant::now();
+        for _ in 0..MESSAGES_PER_TURN {
+            if !self.may_read() {
+                break;
+            }
+            match self.reader.pop()? {
+                None => break,
+                Some(ReplicationMessage::XLogData { start, body }) => {
+                    self.core.received(start);
+                    self.intake.message(body, &mut self.core, &mut self.routes, now);
+                }
+                Some(ReplicationMessage::KeepAlive { wal_end, reply_requested }) => {
+                    self.core.keepalive(wal_end);
+                    self.reply_requested |= reply_requested;
+                }
+                Some(ReplicationMessage::Notice { code, message }) => self.server_says(&code, &message),
+            }
+        }
+        if let Some(topic) = self.intake.wanted_limit() {
+            self.desk.ask(topic);
+        }
+        Ok(())
+    }
+
+    /// From PostgreSQL 18 on a missing publication is only a warning, and its rows are skipped.
+    fn server_says(&mut self, code: &str, message: &str) {
+        tracing::warn!(sqlstate = code, message, "the server says");
+        if code == "55000" {
+            let halt = Halt::new(
+                format!("the server skips a publication: {message}"),
+                "run txstream migrate up, and txstream slot reset if rows were written meanwhile",
+            );
+            self.close(Why::Halt(halt), self.relay.settings.shutdown_timeout);
+        }
+    }
+
+    fn noticed(&mut self, notice: Notice) {
+        match notice {
+            Notice::Halt(halt) => self.close(Why::Halt(halt), self.relay.settings.shutdown_timeout),
+            Notice::ServerStopping => self.close(Why::ServerStopping, SERVER_STOP_GRACE),
+        }
+    }
+
+    fn close(&mut self, why: Why, grace: Duration) {
+        if self.closing.is_none() {
+            let since = Instant::now();
+            self.closing = Some(Closing { why, since, deadline: since + grace });
+            self.relay.board.state("stopping", None);
+        }
+    }
+
+    fn deliveries(&mut self) {
+        let now = Instant::now();
+        let wall = postgres_now();
+        let mut events = std::mem::take(&mut self.events);
+        self.inbox.take(&mut events);
+        for event in events.drain(..) {
+            match event {
+                Event::Acknowledged(ticket) => {
+                    let record = self.core.acknowledged(ticket, now);
+                    self.acknowledged += 1;
+                    let commit_to_ack = (wall - record.commit_time) as f64 / 1e6;
+                    self.routes.touch(record.route).acknowledged(
+                        record.publishing.as_secs_f64(),
+                        record.processing.as_secs_f64(),
+                        commit_to_ack,
+                    );
+                }
+                Event::Failed(failure) => self.failed(*failure, now),
+                Event::Trouble(trouble) => self.trouble(trouble, now),
+            }
+        }
+        self.events = events;
+        self.routes.flush();
+    }
+
+    fn failed(&mut self, failure: Failure, now: Instant) {
+        let (error_type, remedy) = self.explain(&failure);
+        let topic = Arc::clone(&failure.record.topic);
+        let (message, class) = (failure.message.clone(), failure.class);
+        let failed = self.core.failed(failure, remedy.clone(), now);
+        let route = self.routes.touch(failed.route);
+        if let Some(error_type) = error_type {
+            route.failed(error_type);
+            route.retried(failed.attempts.max(1));
+        }
+        if matches!(class, FailureClass::Rejected(_)) {
+            self.relay.metrics.late_rejection();
+        }
+        if failed.first {
+            tracing::error!(%topic, error = %message, remedy, "records of the topic fail; the topic waits, others flow");
+        }
+    }
+
+    fn explain(&self, failure: &Failure) -> (Option<ErrorType>, Option<String>) {
+        let topic = &failure.record.topic;
+        match failure.class {
+            FailureClass::Transport => (Some(ErrorType::Transport), None),
+            FailureClass::Topic(trouble) => {
+                let error_type = match trouble {
+                    TopicTrouble::Authorization => ErrorType::Authorization,
+                    TopicTrouble::Unknown => ErrorType::UnknownTopic,
+                };
+                (
+                    Some(error_type),
+                    Some(kafka::error::remedy(trouble, topic, &self.relay.kafka.brokers, None)),
+                )
+            }
+            FailureClass::Rejected(rejection) => {
+                let error_type = match rejection {
+                    Rejection::TooLarge => ErrorType::TooLarge,
+                    Rejection::Invalid => ErrorType::Invalid,
+                };
+                (Some(error_type), Some(kafka::error::rejection_remedy(rejection, topic)))
+            }
+            FailureClass::Fatal => (Some(ErrorType::Fatal), None),
+            FailureClass::Purged => (None, None),
+        }
+    }
+
+    fn trouble(&mut self, trouble: Trouble, now: Instant) {
+        match trouble {
+            Trouble::AllBrokersDown => {
+                tracing::warn!("no Kafka broker is reachable; trying on");
+                self.core.transport_trouble(true, now);
+            }
+            Trouble::Transport(message) => {
+                tracing::debug!(error = %message, "a connection to Kafka failed");
+                self.core.transport_trouble(false, now);
+            }
+            Trouble::Authentication(message) => {
+                tracing::error!(error = %message, remedy = "check the SASL and TLS properties (-X, KAFKA_CONFIG_FILE)",
+                    "Kafka refuses our credentials or certificate; trying on");
+                self.relay.board.note(|report| report.last_error = Some(message));
+            }
+            Trouble::Fatal(message) => self.core.producer_is_finished(message),
+        }
+    }
+
+    fn limit_answered(&mut self, topic: &Arc<str>, answer: &LimitAnswer) {
+        let limit = match answer {
+            LimitAnswer::Known(limit) => *limit,
+            LimitAnswer::UnknownTopic => DEFAULT_TOPIC_LIMIT,
+            LimitAnswer::NotAllowed => {
+                if !std::mem::replace(&mut self.known.said_not_allowed, true) {
+                    tracing::warn!(%topic, assumed = DEFAULT_TOPIC_LIMIT,
+                        "describing topics is not allowed, so their max.message.bytes is assumed; grant DescribeConfigs");
+                }
+                DEFAULT_TOPIC_LIMIT
+            }
+            LimitAnswer::Unavailable(_) => return,
+        };
+        let now = Instant::now();
+        self.known.limits.insert(Arc::clone(topic), limit as usize);
+        self.core.learnt_limit(topic, limit as usize, now);
+        if limit < self.known.batch_limit.unwrap_or(DEFAULT_TOPIC_LIMIT) {
+            self.shrink_to = Some(limit);
+        }
+        self.intake.retry_pending(&mut self.core, now);
+        if let Some(topic) = self.intake.wanted_limit() {
+            self.desk.ask(topic);
+        }
+    }
+
+    fn status(&mut self, now: Instant) {
+        if now >= self.status_due() {
+            let ledger = self.core.ledger();
+            self.writer.queue_status(ledger.received_lsn(), ledger.confirmed_lsn());
+            self.known.reported_lsn = ledger.confirmed_lsn();
+            self.status_at = now;
+            self.reply_requested = false;
+        }
+    }
+
+    fn status_due(&self) -> Instant {
+        if self.reply_requested {
+            self.status_at
+        } else if self.core.ledger().confirmed_lsn() > self.known.reported_lsn {
+            self.status_at + STATUS_THROTTLE.min(self.status_every)
+        } else {
+            self.status_at + self.status_every
+        }
+    }
+
+    fn next_wake(&self, now: Instant) -> Instant {
+        let deadline = self.closing.as_ref().map(|closing| closing.deadline);
+        let wakes = [
+            Some(self.status_due()),
+            self.core.next_wake(),
+            self.silent_at(),
+            deadline,
+            Some(self.reporter.due_at()),
+        ];
+        // While the breaker is open a stop ends earlier than its deadline.
+        let soon = self.closing.as_ref().map(|_| now + DRAIN_WITH_BREAKER_OPEN);
+        wakes.into_iter().chain([soon]).flatten().min().unwrap_or(now)
+    }
+
+    fn look_for_an_end(&mut self, now: Instant) -> Result<(), End> {
+        if let Some(message) = self.core.fatal() {
+            return Err(End::Producer(message.to_owned()));
+        }
+        if self.silent_at().is_some_and(|at| now >= at) {
+            let doing = "hear from the server, which was asked to reply".to_owned();
+            return Err(End::Lost(PgError::Timeout { doing, limit: SILENCE }));
+        }
+        if let Some(halt) = self.intake.halt().or(self.core.refused()).cloned() {
+            self.close(Why::Halt(halt), self.relay.settings.shutdown_timeout);
+        } else if let Some(why) = self.intake.needs_text().map(str::to_owned) {
+            self.close(Why::NeedsText(why), self.relay.settings.shutdown_timeout);
+        }
+        let Some(closing) = &self.closing else { return Ok(()) };
+        let ledger = self.core.ledger();
+        let unresolved = ledger.unresolved();
+        let read = !matches!(closing.why, Why::Stop) || !ledger.in_transaction();
+        let refused = self.core.refused().is_some() && self.core.outstanding() == 0;
+        let open = self.core.breaker().0 == super::breaker::State::Open;
+        let late = now >= closing.deadline || (open && now >= closing.since + DRAIN_WITH_BREAKER_OPEN);
+        if !(late || refused || (read && unresolved == 0)) {
+            return Ok(());
+        }
+        Err(match self.closing.take().map(|closing| closing.why) {
+            Some(Why::Halt(halt)) => End::Halted(halt),
+            Some(Why::NeedsText(why)) => End::NeedsText(why),
+            Some(Why::ServerStopping) => End::ServerStopping,
+            Some(Why::Stop) | None => End::Stopped(unresolved),
+        })
+    }
+}
+
+/// Now, as Postgres counts: µs since 2000-01-01 UTC.
+fn postgres_now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH + POSTGRES_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
