@@ -58,11 +58,11 @@ servers: ## Fetch the servers that the tests run
 
 ##@ Try
 .PHONY: demo bench stack-up stack-down stack-reset migrate migrate-down run-relay
-demo: servers ## Postgres, Kafka and a relay, events in, records out, a crash in between
-	$(CARGO) build --locked --release
-	$(CARGO) run --locked --release --example demo
+demo: prerequisites servers ## Postgres, Kafka and a relay: events in, records out, a crash in between
+	$(CARGO) build --locked --release --bin txstream --example demo
+	target/release/examples/demo
 
-bench: servers ## Drain a backlog, beside pg_recvlogical on the same machine
+bench: prerequisites servers ## Drain a backlog beside pg_recvlogical, measure latency (BENCH_ROWS, BENCH_PAIRS: less)
 	$(CARGO) bench --locked --bench drain
 
 stack-up: ## Start a Postgres and a Kafka that stay up (no Docker)
