@@ -75,11 +75,13 @@ fn acknowledged(events: &[Event]) -> Vec<Ticket> {
 }
 
 fn failures(events: &[Event]) -> Vec<&Failure> {
-    let failure = |event| match event {
-        &Event::Failed(ref failure) => Some(&**failure),
-        _ => None,
-    };
-    events.iter().filter_map(failure).collect()
+    let mut failures = Vec::new();
+    for event in events {
+        if let Event::Failed(failure) = event {
+            failures.push(&**failure);
+        }
+    }
+    failures
 }
 
 async fn all_acknowledged(inbox: &Inbox, count: usize) -> Vec<Event> {
@@ -403,6 +405,7 @@ async fn a_topic_name_that_kafka_does_not_take_is_rejected() {
         let refused = producer.send(&named(name), 1);
         assert!(matches!(refused, Err(SendError::Rejected(Rejection::Invalid, _))), "{name:?} {refused:?}");
     }
+    cluster.topic_error("a b", Native::RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION).unwrap();
     // The broker is asked about this one; librdkafka first says invalid, then missing.
     for _ in 0..2 {
         match producer.send(&named("a b"), 1) {
