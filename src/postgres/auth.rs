@@ -106,8 +106,8 @@ fn mechanism(login: &Login<'_>, body: &AuthenticationSaslBody) -> Result<(&'stat
     let bindable =
         login.end_point.as_ref().filter(|_| login.channel_binding != ChannelBinding::Disable).cloned();
     match bindable {
-        Some(hash) if plus => return Ok((SCRAM_SHA_256_PLUS, Binding::tls_server_end_point(hash))),
-        _ if !plain && !plus => return Err(unsupported(&format!("SASL {}", others.join(", ")))),
+        Some(hash) if plus => Ok((SCRAM_SHA_256_PLUS, Binding::tls_server_end_point(hash))),
+        _ if !plain && !plus => Err(unsupported(&format!("SASL {}", others.join(", ")))),
         bindable => {
             login.without_binding()?;
             let binding = if bindable.is_some() { Binding::unrequested() } else { Binding::unsupported() };

@@ -47,8 +47,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
         loop {
             match self.recv(doing).await? {
                 Frame::Message(Message::ErrorResponse(body)) => {
-                    let error =
-                        ServerError::from_fields(body.fields()).map_err(|e| PgError::from_io(doing, e))?;
+                    let error = Box::new(
+                        ServerError::from_fields(body.fields()).map_err(|e| PgError::from_io(doing, e))?,
+                    );
                     return Err(PgError::Server { doing: doing.into(), replication_command: true, error });
                 }
                 Frame::Message(Message::NoticeResponse(body)) => {

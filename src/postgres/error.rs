@@ -57,7 +57,7 @@ pub enum PgError {
         /// Whether it came before streaming, on a replication connection.
         replication_command: bool,
         /// Its answer.
-        error: ServerError,
+        error: Box<ServerError>,
     },
     /// The server does not speak as Postgres does.
     #[error("cannot {doing}: {what}")]

@@ -211,7 +211,7 @@ impl ReplicationConn {
                 }
                 Frame::Message(Message::ParameterStatus(_)) => {}
                 Frame::Message(Message::ErrorResponse(body)) => {
-                    let error = ServerError::from_fields(body.fields()).map_err(bad_fields)?;
+                    let error = Box::new(ServerError::from_fields(body.fields()).map_err(bad_fields)?);
                     return Err(PgError::Server { doing: doing.into(), replication_command: true, error });
                 }
                 _ => return Err(PgError::protocol(doing, "the server does not begin to stream")),

@@ -157,7 +157,7 @@ async fn asks(client: &Client, sql: &str, text: &str) -> Result<bool, PgError> {
 /// Sorts a failed login like one on a replication connection.
 fn login_error(error: tokio_postgres::Error, doing: String) -> PgError {
     if let Some(db) = error.as_db_error() {
-        return PgError::Server { doing, replication_command: false, error: db.into() };
+        return PgError::Server { doing, replication_command: false, error: Box::new(db.into()) };
     }
     if error.is_closed() {
         return PgError::Closed { doing };

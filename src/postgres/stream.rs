@@ -165,7 +165,7 @@ fn other_message(message: Message) -> Result<Option<ReplicationMessage>, PgError
         }
         Message::ParameterStatus(_) | Message::NotificationResponse(_) => Ok(None),
         Message::ErrorResponse(body) => {
-            let error = ServerError::from_fields(body.fields()).map_err(bad_fields)?;
+            let error = Box::new(ServerError::from_fields(body.fields()).map_err(bad_fields)?);
             Err(PgError::Server { doing: READING.into(), replication_command: false, error })
         }
         Message::CopyDone => Err(PgError::StreamEnded { by: "CopyDone" }),

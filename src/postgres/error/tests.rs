@@ -7,7 +7,7 @@ fn server(code: &str, message: &str, replication_command: bool) -> PgError {
         message: message.into(),
         ..ServerError::default()
     };
-    PgError::Server { doing: "try".into(), replication_command, error }
+    PgError::Server { doing: "try".into(), replication_command, error: Box::new(error) }
 }
 
 #[test]

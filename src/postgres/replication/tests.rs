@@ -177,7 +177,7 @@ async fn a_pooler_that_does_not_know_identify_system_is_explained() {
 
 #[tokio::test]
 async fn the_same_sqlstates_on_a_running_stream_do_not_halt() {
-    let error = ServerError { code: "08P01".into(), ..ServerError::default() };
+    let error = Box::new(ServerError { code: "08P01".into(), ..ServerError::default() });
     let server = |replication_command| PgError::Server {
         doing: String::new(),
         replication_command,

@@ -140,8 +140,10 @@ fn identify(builder: &mut SslConnectorBuilder, settings: &TlsSettings) -> Result
     // Without a passphrase an empty one is tried, so that OpenSSL never asks at the terminal.
     let passphrase = settings.key_password.as_ref().map_or("", |secret| secret.expose());
     let loaded = PKey::private_key_from_pem_passphrase(&bytes, passphrase.as_bytes())
-        .or_else(|error| PKey::private_key_from_der(&bytes).map_err(|_| error))
-        .map_err(|error| cannot_use("sslkey", key, &error))?;
+        .or_else(|_| PKey::private_key_from_der(&bytes))
+        .map_err(|_| {
+            cannot_use("sslkey", key, &"no private key in PEM or DER, or not opened by this sslpassword")
+        })?;
     builder
         .set_private_key(&loaded)
         .and_then(|()| builder.check_private_key())
