@@ -78,7 +78,8 @@ impl Times {
     }
 
     fn due(&self, row: u64) -> Instant {
-        self.start + Duration::from_secs(1) * u32::try_from(row).unwrap() / u32::try_from(ROWS_PER_SECOND).unwrap()
+        self.start
+            + Duration::from_secs(1) * u32::try_from(row).unwrap() / u32::try_from(ROWS_PER_SECOND).unwrap()
     }
 
     /// Nanoseconds from `start` to now, never 0.
@@ -108,7 +109,11 @@ pub(crate) async fn measure(database: &Database, kafka: &Kafka, time: Duration) 
     let cpu = usage(relay.pid()).expect("the relay runs").cpu.saturating_sub(cpu_before);
     let end = Instant::now() + PATIENCE;
     while times.arrived.iter().any(|arrived| arrived.load(Ordering::Acquire) == 0) {
-        assert!(relay.is_running() && Instant::now() < end, "records do not come:\n{}", relay.log().join("\n"));
+        assert!(
+            relay.is_running() && Instant::now() < end,
+            "records do not come:\n{}",
+            relay.log().join("\n")
+        );
         sleep(Duration::from_millis(20)).await;
     }
     times.stop.store(true, Ordering::Relaxed);
@@ -132,7 +137,8 @@ fn summary(times: &Times, warm_up: usize, relay_cpu: f64) -> Latency {
     latencies.sort_unstable();
     let mut late: Vec<u64> = times.late[warm_up..].iter().map(value).collect();
     late.sort_unstable();
-    let at = |sorted: &[u64], percent: usize| Duration::from_nanos(sorted[(sorted.len() - 1) * percent / 100]);
+    let at =
+        |sorted: &[u64], percent: usize| Duration::from_nanos(sorted[(sorted.len() - 1) * percent / 100]);
     Latency {
         rows: latencies.len(),
         p50: at(&latencies, 50),
@@ -161,7 +167,8 @@ fn read(consumer: BaseConsumer, times: Arc<Times>) -> JoinHandle<()> {
             let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else { continue };
             let now = times.now();
             let headers = message.headers().expect("every record has headers");
-            let id = headers.iter().find(|header| header.key == "id").and_then(|header| header.value).unwrap();
+            let id =
+                headers.iter().find(|header| header.key == "id").and_then(|header| header.value).unwrap();
             let id: Uuid = std::str::from_utf8(id).unwrap().parse().unwrap();
             times.arrived[usize::try_from(id.as_u128()).unwrap()].store(now, Ordering::Release);
         }

@@ -333,10 +333,11 @@ impl Core {
             _ => {}
         }
         topic.failed(failure.ticket, failure.record, trouble, counts, too_large);
-        if let (Some(bound), true) = (self.settings.max_retries, counts) {
-            if topic.attempts() > bound && self.refused.is_none() {
-                self.refused = Some(exhausted(&topic.name, bound, topic.trouble()));
-            }
+        if let (Some(bound), true) = (self.settings.max_retries, counts)
+            && topic.attempts() > bound
+            && self.refused.is_none()
+        {
+            self.refused = Some(exhausted(&topic.name, bound, topic.trouble()));
         }
         let attempts = self.topics.get(id).attempts();
         self.topics.settle(id);
@@ -389,11 +390,6 @@ impl Core {
     /// When the oldest unresolved record was read, one that waits for its topic's limit included.
     pub(super) fn oldest_taken(&self) -> Option<Instant> {
         self.ledger.oldest().map(|oldest| oldest.taken_at).or(self.wants_limit_since)
-    }
-
-    /// When the oldest record at the producer was handed over.
-    pub(super) fn oldest_sent(&self) -> Option<Instant> {
-        self.rounds.oldest()
     }
 
     /// The oldest unresolved record.
