@@ -181,6 +181,10 @@ impl Core {
             return Taken::TooLarge { record: Box::new(record), size, limit };
         }
         let ticket = self.ledger.take(record.bytes(), route, now);
+        // A record that has to wait must not keep the whole receive buffer that it came in alive:
+        // between it and the next one may lie any amount of rows that are not ours.
+        let waits = self.is_stuck() || self.breaker.allowance(self.rounds.outstanding()) == 0;
+        let record = if waits { record.detached() } else { record };
         let queued = Queued { ticket, topic, record };
         self.lanes.push(queued);
         self.gather.took(1, now);
