@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use postgres_protocol::escape::escape_identifier;
+
 use super::backoff::Backoff;
 use super::breaker::Breaker;
 use super::checkpoint::Verdict;
@@ -80,7 +82,9 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
     }
     let walsender = WalSenderTimeout::choose(&conn, &relay.conninfo).await?;
     let mut replication =
-        ReplicationConn::connect_asking(&relay.conninfo, &relay.application_name, walsender.ask).await?;
+        ReplicationConn::connect_asking(&relay.conninfo, &relay.application_name, walsender.ask)
+            .await
+            .map_err(|error| refused(relay, error))?;
     let identity = replication.identify_system().await?;
     if identity.system_id != ready.system_identifier {
         let why = "the replication connection led to another cluster than the one before it; trying again";
@@ -119,9 +123,23 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
     let breaker = known.breaker.take().unwrap_or_else(|| Breaker::new(relay.settings.breaker));
     let core =
         Core::new(relay.settings.clone(), confirmed_lsn, breaker, Backoff::new(relay.settings.backoff));
-    let intake = Intake::new(Mapper::new(relay.outbox.clone()), Arc::clone(&relay.metrics));
+    let intake = Intake::new(
+        relay.settings.slot.clone(),
+        Mapper::new(relay.outbox.clone()),
+        Arc::clone(&relay.metrics),
+    );
     let opened = Opened { reader, writer, producer, inbox, desk, core, intake, status_every };
     Ok(Prepared { conn, monitor: monitor(relay, known, ready), opened: Box::new(opened) })
+}
+
+/// What a server says to a role without the right to replicate names neither role nor remedy.
+fn refused(relay: &Relay, error: PgError) -> NotReady {
+    if error.sqlstate() != Some("42501") {
+        return error.into();
+    }
+    let role = escape_identifier(&relay.conninfo.user);
+    let remedy = format!("ALTER ROLE {role} REPLICATION; (on Amazon RDS: GRANT rds_replication TO {role};)");
+    NotReady::Halt(Halt::new(error.report(), remedy))
 }
 
 async fn replication_version(conn: &SqlConn) -> String {
