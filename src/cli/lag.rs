@@ -110,9 +110,7 @@ async fn age(slot: &SlotView, args: &LagArgs, config: &Config) -> Result<(f64, &
     let holder = slot.holder.as_ref();
     match holder.and_then(|holder| holder.flush_lag_seconds) {
         Some(age) => Ok((age, "pg_stat_replication")),
-        None if holder.is_none() => {
-            Err(format!("nobody holds the slot, and the relay gives none: {reason}"))
-        }
+        None if holder.is_none() => Err(format!("nobody holds the slot, and the relay gives none: {reason}")),
         None => Err(format!(
             "the server measures none while the stream is idle, and the relay gives none: {reason}"
         )),

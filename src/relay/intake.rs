@@ -51,15 +51,7 @@ pub(super) struct Intake {
 impl Intake {
     /// Nothing read yet.
     pub(super) fn new(slot: String, mapper: Mapper, metrics: Arc<Metrics>) -> Self {
-        Self {
-            mapper,
-            metrics,
-            pending: None,
-            stopped: None,
-            trace_contexts: 0,
-            slot,
-            commit_lsn: Lsn::ZERO,
-        }
+        Self { mapper, metrics, pending: None, stopped: None, trace_contexts: 0, slot, commit_lsn: Lsn::ZERO }
     }
 
     /// Whether more may be read.

@@ -209,7 +209,10 @@ pub(super) fn objection(verdict: &Verdict, slot: &str) -> Option<Problem> {
                 "replication slot {slot} stands at {slot_lsn}, ahead of {row_lsn}, the last position its relay \
                  confirmed: what lies between was moved past by someone else and not published"
             ),
-            &format!("find out who advanced the slot; to go on from where it stands: {}", slot_life::forget(slot)),
+            &format!(
+                "find out who advanced the slot; to go on from where it stands: {}",
+                slot_life::forget(slot)
+            ),
         ),
         Verdict::OtherSystem { row, server } => halt(
             format!(

@@ -66,7 +66,9 @@ impl From<PgError> for NotReady {
 /// Prepares a session. May be dropped at any await: nothing is held but connections.
 pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared, NotReady> {
     relay.board.turn();
-    let conn = sql::connect(&relay.conninfo, &relay.application_name).await?;
+    let conn = sql::connect(&relay.conninfo, &relay.application_name).await.map_err(|error| {
+        refused(relay, error, |role, database| format!("GRANT CONNECT ON DATABASE {database} TO {role};"))
+    })?;
     let ready = look(relay, known, &conn).await?;
     if let Some(holder) = ready.slot.as_ref().and_then(SlotView::held_by) {
         let ours = ready
@@ -84,7 +86,13 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
     let mut replication =
         ReplicationConn::connect_asking(&relay.conninfo, &relay.application_name, walsender.ask)
             .await
-            .map_err(|error| refused(relay, error))?;
+            .map_err(|error| {
+                refused(relay, error, |role, _| {
+                    format!(
+                        "ALTER ROLE {role} REPLICATION; (on Amazon RDS: GRANT rds_replication TO {role};)"
+                    )
+                })
+            })?;
     let identity = replication.identify_system().await?;
     if identity.system_id != ready.system_identifier {
         let why = "the replication connection led to another cluster than the one before it; trying again";
@@ -132,14 +140,15 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
     Ok(Prepared { conn, monitor: monitor(relay, known, ready), opened: Box::new(opened) })
 }
 
-/// What a server says to a role without the right to replicate names neither role nor remedy.
-fn refused(relay: &Relay, error: PgError) -> NotReady {
+/// A connection that failed. For want of a right (42501) the SQL that grants it is named, which takes
+/// the names of role and database.
+fn refused(relay: &Relay, error: PgError, grant: impl Fn(&str, &str) -> String) -> NotReady {
     if error.sqlstate() != Some("42501") {
         return error.into();
     }
     let role = escape_identifier(&relay.conninfo.user);
-    let remedy = format!("ALTER ROLE {role} REPLICATION; (on Amazon RDS: GRANT rds_replication TO {role};)");
-    NotReady::Halt(Halt::new(error.report(), remedy))
+    let database = escape_identifier(&relay.conninfo.dbname);
+    NotReady::Halt(Halt::new(error.report(), grant(&role, &database)))
 }
 
 async fn replication_version(conn: &SqlConn) -> String {
