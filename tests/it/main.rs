@@ -15,3 +15,9 @@ mod replication_session;
 /// The slot's beginning and end.
 mod slot;
 mod tls;
+
+/// What the tests below write and how they judge what arrived.
+mod load;
+
+/// A committed row becomes exactly the promised record.
+mod delivery;
