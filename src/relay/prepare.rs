@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::backoff::Backoff;
 use super::breaker::Breaker;
-use super::checkpoint::Verdict;
+use super::checkpoint::{self, Identity, Progress, Verdict};
 use super::core::Core;
 use super::halt::Halt;
 use super::intake::Intake;
@@ -109,6 +109,7 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
         }
     };
     let (ready, confirmed_lsn) = look_again(relay, known, &conn, ready).await?;
+    mark_unclean(relay, known, &conn, &ready, confirmed_lsn).await?;
     tracing::info!(
         slot = relay.settings.slot, %confirmed_lsn, binary, lanes = relay.settings.lanes,
         server = replication_version(&conn).await, "streaming from the slot"
@@ -171,6 +172,26 @@ async fn look_again(
     known.last_pid = slot.and_then(|slot| slot.active_pid);
     let confirmed = slot.and_then(|slot| slot.confirmed_flush_lsn);
     Ok((now, confirmed.unwrap_or(Lsn::ZERO)))
+}
+
+/// Before the first status: from now on the slot moves ahead of the checkpoint row. A row still marked
+/// clean would make a crash before its next write look as if someone else had moved the slot.
+async fn mark_unclean(
+    relay: &Relay,
+    known: &Known,
+    conn: &SqlConn,
+    ready: &Ready,
+    confirmed_lsn: Lsn,
+) -> Result<(), NotReady> {
+    let identity = Identity {
+        system_identifier: &ready.system_identifier,
+        database: &ready.database,
+        instance: &known.instance,
+        reported_lsn: known.reported_lsn,
+    };
+    let slot = &relay.settings.slot;
+    let progress = Progress { slot, identity: &identity, confirmed_lsn, clean: false, recovery: None };
+    Ok(checkpoint::advance(conn, &progress).await.map_err(Problem::from)?)
 }
 
 fn monitor(relay: &Relay, known: &Known, ready: Ready) -> Monitor {
