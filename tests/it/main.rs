@@ -21,3 +21,5 @@ mod load;
 
 /// A committed row becomes exactly the promised record.
 mod delivery;
+/// Whatever breaks, nothing is lost or reordered.
+mod faults;
