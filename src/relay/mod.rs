@@ -98,6 +98,8 @@ struct Known {
     text: bool,
     /// The walsender that served us last: its slot is ours, not another instance's.
     last_pid: Option<i32>,
+    /// The connection of a standby, between two looks at the slot.
+    standby_conn: Option<SqlConn>,
     breaker: Option<Breaker>,
 }
 
@@ -125,6 +127,7 @@ pub async fn run(
         said_not_allowed: false,
         text: false,
         last_pid: None,
+        standby_conn: None,
         breaker: None,
     };
     relay.metrics.worker_pool_size.set(relay.settings.lanes);

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::timeout;
+
 use postgres_protocol::escape::escape_identifier;
 
 use super::backoff::Backoff;
@@ -27,6 +29,10 @@ use crate::postgres::{Lsn, PgError};
 
 /// Longest wait for an open transaction while the slot of a first start is created.
 const CREATE_LOCK_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Longest wait for the checks of a start, the creation of a slot included: the server of a kept
+/// connection may have vanished without a word.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// A session that can begin.
 pub(super) struct Prepared {
@@ -66,21 +72,28 @@ impl From<PgError> for NotReady {
 /// Prepares a session. May be dropped at any await: nothing is held but connections.
 pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared, NotReady> {
     relay.board.turn();
-    let conn = sql::connect(&relay.conninfo, &relay.application_name).await.map_err(|error| {
-        refused(relay, error, |role, database| format!("GRANT CONNECT ON DATABASE {database} TO {role};"))
-    })?;
-    let ready = look(relay, known, &conn).await?;
+    // A standby looks four times a second: it keeps its connection.
+    let conn = match known.standby_conn.take().filter(|conn| !conn.is_closed()) {
+        Some(conn) => conn,
+        None => sql::connect(&relay.conninfo, &relay.application_name).await.map_err(|error| {
+            refused(relay, error, |role, database| format!("GRANT CONNECT ON DATABASE {database} TO {role};"))
+        })?,
+    };
+    let Ok(looked) = timeout(LOOK_TIMEOUT, look(relay, known, &conn)).await else {
+        return Err(NotReady::Retry("the server does not answer; connecting anew".to_owned()));
+    };
+    let ready = looked?;
     if let Some(holder) = ready.slot.as_ref().and_then(SlotView::held_by) {
         let ours = ready
             .slot
             .as_ref()
             .and_then(|slot| slot.active_pid)
             .is_some_and(|pid| known.last_pid == Some(pid));
-        return Err(if ours {
-            NotReady::Retry("the server still serves our broken session".to_owned())
-        } else {
-            NotReady::Standby(format!("slot {} is held by {holder}", relay.settings.slot))
-        });
+        if ours {
+            return Err(NotReady::Retry("the server still serves our broken session".to_owned()));
+        }
+        known.standby_conn = Some(conn);
+        return Err(NotReady::Standby(format!("slot {} is held by {holder}", relay.settings.slot)));
     }
     let walsender = WalSenderTimeout::choose(&conn, &relay.conninfo).await?;
     let mut replication =
