@@ -50,6 +50,7 @@ use crate::admin::BreakerOrder;
 use crate::kafka::{self, Producer};
 use crate::metrics::Metrics;
 use crate::outbox;
+use crate::postgres::sql::SqlConn;
 use crate::postgres::{ConnInfo, Lsn, stream};
 
 /// How often a held slot is looked at: a takeover after a graceful stop takes no longer.
@@ -100,6 +101,8 @@ struct Known {
     text: bool,
     /// The walsender that served us last: its slot is ours, not another instance's.
     last_pid: Option<i32>,
+    /// The connection of a standby, between two looks at the slot.
+    standby_conn: Option<SqlConn>,
     breaker: Option<Breaker>,
 }
 
@@ -127,6 +130,7 @@ pub async fn run(
         said_not_allowed: false,
         text: false,
         last_pid: None,
+        standby_conn: None,
         breaker: None,
     };
     relay.metrics.worker_pool_size.set(relay.settings.lanes);

@@ -30,7 +30,8 @@ use crate::postgres::{Lsn, PgError};
 /// Longest wait for an open transaction while the slot of a first start is created.
 const CREATE_LOCK_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Longest wait for the answers to all checks: a connection into nowhere is made anew.
+/// Longest wait for the answers to all checks: the server of a kept connection may have vanished without
+/// a word.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A session that can begin.
@@ -71,21 +72,11 @@ impl From<PgError> for NotReady {
 /// Prepares a session. May be dropped at any await: nothing is held but connections.
 pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared, NotReady> {
     relay.board.turn();
-    let conn = sql::connect(&relay.conninfo, &relay.application_name).await.map_err(|error| {
-        refused(relay, error, |role, database| format!("GRANT CONNECT ON DATABASE {database} TO {role};"))
-    })?;
+    let conn = connect(relay, known).await?;
     let ready = look(relay, known, &conn).await?;
-    if let Some(holder) = ready.slot.as_ref().and_then(SlotView::held_by) {
-        let ours = ready
-            .slot
-            .as_ref()
-            .and_then(|slot| slot.active_pid)
-            .is_some_and(|pid| known.last_pid == Some(pid));
-        return Err(if ours {
-            NotReady::Retry("the server still serves our broken session".to_owned())
-        } else {
-            NotReady::Standby(format!("slot {} is held by {holder}", relay.settings.slot))
-        });
+    if let Some(not_ready) = held(relay, known, ready.slot.as_ref()) {
+        known.standby_conn = Some(conn);
+        return Err(not_ready);
     }
     let walsender = WalSenderTimeout::choose(&conn, &relay.conninfo).await?;
     let mut replication =
@@ -154,6 +145,27 @@ fn refused(relay: &Relay, error: PgError, grant: impl Fn(&str, &str) -> String) 
     let role = escape_identifier(&relay.conninfo.user);
     let database = escape_identifier(&relay.conninfo.dbname);
     NotReady::Halt(Halt::new(error.report(), grant(&role, &database)))
+}
+
+/// The connection for everything but the stream. A standby looks four times a second: it keeps its own.
+async fn connect(relay: &Relay, known: &mut Known) -> Result<SqlConn, NotReady> {
+    if let Some(kept) = known.standby_conn.take().filter(|conn| !conn.is_closed()) {
+        return Ok(kept);
+    }
+    sql::connect(&relay.conninfo, &relay.application_name).await.map_err(|error| {
+        refused(relay, error, |role, database| format!("GRANT CONNECT ON DATABASE {database} TO {role};"))
+    })
+}
+
+/// Who holds the slot: another instance, or what the server still takes for our last session.
+fn held(relay: &Relay, known: &Known, slot: Option<&SlotView>) -> Option<NotReady> {
+    let holder = slot.and_then(SlotView::held_by)?;
+    let ours = slot.and_then(|slot| slot.active_pid).is_some_and(|pid| known.last_pid == Some(pid));
+    Some(if ours {
+        NotReady::Retry("the server still serves our broken session".to_owned())
+    } else {
+        NotReady::Standby(format!("slot {} is held by {holder}", relay.settings.slot))
+    })
 }
 
 /// The producer and what asks for topics' limits. Both connect by themselves, now or later.

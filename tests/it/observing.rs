@@ -193,7 +193,7 @@ async fn no_secret_payload_header_or_key_is_ever_said() {
     );
     said.push(("the log".to_owned(), exit.stderr));
     for (place, text) in &said {
-        for (at, _) in text.match_indices("hush-") {
+        if let Some(at) = text.find("hush-") {
             panic!("{place}: {}", text[at.saturating_sub(200)..].chars().take(300).collect::<String>());
         }
     }
