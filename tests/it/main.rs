@@ -6,6 +6,8 @@ mod support;
 /// The stack that everything below stands on: Postgres, Kafka, the proxy.
 mod stack;
 
+/// The documents say what the program has.
+mod docs;
 /// What a shell sees of the binary.
 mod cli;
 /// `migrate`: what is made, what is adopted, and that nothing else is ever dropped.
