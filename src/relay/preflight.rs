@@ -179,11 +179,7 @@ pub(super) async fn recheck(
                  published may be missing in Kafka",
                 before.name, before.oid, now.oid
             ),
-            format!(
-                "ALTER PUBLICATION {} ADD TABLE the new table if \\dRp+ does not show it, compare both tables with \
-                 Kafka, and start the relay again",
-                settings.publication
-            ),
+            "start the relay again to go on with the new table; compare both tables with Kafka",
         ))),
     }
 }
@@ -206,27 +202,33 @@ pub(super) fn objection(verdict: &Verdict, slot: &str) -> Option<Problem> {
                 "replication slot {slot} is gone; it existed and was confirmed up to {}",
                 confirmed_lsn.map_or_else(|| "an unknown position".to_owned(), |lsn| lsn.to_string())
             ),
-            "rows written since are not in Kafka; run txstream slot drop and txstream slot create to go on from now, \
-             and publish what the gap holds",
+            slot_life::BEGIN_ANEW,
         ),
         Verdict::Ahead { row_lsn, slot_lsn } => halt(
             format!(
                 "replication slot {slot} stands at {slot_lsn}, ahead of {row_lsn}, the last position its relay \
                  confirmed: what lies between was moved past by someone else and not published"
             ),
-            "find out who advanced the slot; to go on from where it stands, drop and create it with txstream slot",
+            &format!(
+                "find out who advanced the slot; to go on from where it stands: {}",
+                slot_life::forget(slot)
+            ),
         ),
         Verdict::OtherSystem { row, server } => halt(
             format!(
                 "this is another cluster (system identifier {server}) than the slot's checkpoint was written in ({row})"
             ),
-            "check DATABASE_URL and REPLICATION_URL; after pg_upgrade or a restore, delete the row of the slot from \
-             txstream_checkpoint to accept the new cluster",
+            &format!(
+                "check DATABASE_URL and REPLICATION_URL; after pg_upgrade or a restore, accept the new cluster: {}",
+                slot_life::forget(slot)
+            ),
         ),
         Verdict::OtherDatabase { row, server } => halt(
             format!("this is another database ({server}) than the slot's checkpoint was written in ({row})"),
-            "check DATABASE_URL and REPLICATION_URL; if the database was renamed or copied on purpose, delete the row \
-             of the slot from txstream_checkpoint",
+            &format!(
+                "check DATABASE_URL and REPLICATION_URL; if the database was renamed or copied on purpose: {}",
+                slot_life::forget(slot)
+            ),
         ),
         Verdict::BackfillPending => {
             Some(Problem::Wait("a backfill was begun and not finished; run it again"))

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use postgres_protocol::escape::escape_identifier;
+
 use super::backoff::Backoff;
 use super::breaker::Breaker;
 use super::checkpoint::Verdict;
@@ -64,7 +66,9 @@ impl From<PgError> for NotReady {
 /// Prepares a session. May be dropped at any await: nothing is held but connections.
 pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared, NotReady> {
     relay.board.turn();
-    let conn = sql::connect(&relay.conninfo, &relay.application_name).await?;
+    let conn = sql::connect(&relay.conninfo, &relay.application_name).await.map_err(|error| {
+        refused(relay, error, |role, database| format!("GRANT CONNECT ON DATABASE {database} TO {role};"))
+    })?;
     let ready = look(relay, known, &conn).await?;
     if let Some(holder) = ready.slot.as_ref().and_then(SlotView::held_by) {
         let ours = ready
@@ -80,7 +84,15 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
     }
     let walsender = WalSenderTimeout::choose(&conn, &relay.conninfo).await?;
     let mut replication =
-        ReplicationConn::connect_asking(&relay.conninfo, &relay.application_name, walsender.ask).await?;
+        ReplicationConn::connect_asking(&relay.conninfo, &relay.application_name, walsender.ask)
+            .await
+            .map_err(|error| {
+                refused(relay, error, |role, _| {
+                    format!(
+                        "ALTER ROLE {role} REPLICATION; (on Amazon RDS: GRANT rds_replication TO {role};)"
+                    )
+                })
+            })?;
     let identity = replication.identify_system().await?;
     if identity.system_id != ready.system_identifier {
         let why = "the replication connection led to another cluster than the one before it; trying again";
@@ -119,9 +131,24 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
     let breaker = known.breaker.take().unwrap_or_else(|| Breaker::new(relay.settings.breaker));
     let core =
         Core::new(relay.settings.clone(), confirmed_lsn, breaker, Backoff::new(relay.settings.backoff));
-    let intake = Intake::new(Mapper::new(relay.outbox.clone()), Arc::clone(&relay.metrics));
+    let intake = Intake::new(
+        relay.settings.slot.clone(),
+        Mapper::new(relay.outbox.clone()),
+        Arc::clone(&relay.metrics),
+    );
     let opened = Opened { reader, writer, producer, inbox, desk, core, intake, status_every };
     Ok(Prepared { conn, monitor: monitor(relay, known, ready), opened: Box::new(opened) })
+}
+
+/// A connection that failed. For want of a right (42501) the SQL that grants it is named, which takes
+/// the names of role and database.
+fn refused(relay: &Relay, error: PgError, grant: impl Fn(&str, &str) -> String) -> NotReady {
+    if error.sqlstate() != Some("42501") {
+        return error.into();
+    }
+    let role = escape_identifier(&relay.conninfo.user);
+    let database = escape_identifier(&relay.conninfo.dbname);
+    NotReady::Halt(Halt::new(error.report(), grant(&role, &database)))
 }
 
 async fn replication_version(conn: &SqlConn) -> String {

@@ -16,6 +16,7 @@ use super::limit_desk::LimitDesk;
 use super::monitor::{Notice, Stand};
 use super::reporter::Reporter;
 use super::routes::Routes;
+use super::slot_life::BEGIN_ANEW;
 use super::{Known, Relay};
 use crate::admin::BreakerOrder;
 use crate::kafka::limits::{DEFAULT_TOPIC_LIMIT, LimitAnswer};
@@ -278,7 +279,7 @@ impl<'a> Session<'a> {
         if code == "55000" {
             let halt = Halt::new(
                 format!("the server skips a publication: {message}"),
-                "run txstream migrate up, and txstream slot reset if rows were written meanwhile",
+                format!("run txstream migrate up; rows written while it was missing: {BEGIN_ANEW}"),
             );
             self.close(Why::Halt(halt), self.relay.settings.shutdown_timeout);
         }

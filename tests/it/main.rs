@@ -6,14 +6,26 @@ mod support;
 /// The stack that everything below stands on: Postgres, Kafka, the proxy.
 mod stack;
 
-/// The documents say what the program has.
-mod docs;
+/// The same while it streams, and when the slot is not what it was.
+mod checks;
 /// What a shell sees of the binary.
 mod cli;
+/// The documents name only what exists, and all of it.
+mod docs;
+/// `lag`, with a relay and without.
+mod lag;
 /// `migrate`: what is made, what is adopted, and that nothing else is ever dropped.
 mod migrate;
+/// What the relay says of itself.
+mod observing;
+/// Rows that Kafka will never take.
+mod rejecting;
 /// Connections to Postgres: replication sessions and TLS.
 mod replication_session;
 /// The slot's beginning and end.
 mod slot;
+/// What a relay says at its start when something is not as it must be, and what mends it.
+mod starting;
+/// Which module may use which.
+mod structure;
 mod tls;
