@@ -29,3 +29,9 @@ mod starting;
 /// Which module may use which.
 mod structure;
 mod tls;
+
+/// What the tests below write and how they judge what arrived.
+mod load;
+
+/// A committed row becomes exactly the promised record.
+mod delivery;
