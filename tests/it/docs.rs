@@ -36,20 +36,18 @@ fn code(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()
 }
 
-/// The cells of a table's rows, without its header.
+/// The cells of the first table's rows, without its header.
 fn rows<'a>(lines: &[&'a str]) -> Vec<Vec<&'a str>> {
-    let cells = |line: &'a str| line.trim_matches('|').split(" | ").map(str::trim).collect();
-    let table: Vec<_> = lines.iter().filter(|line| line.starts_with('|')).collect();
-    table.iter().skip(2).map(|line| cells(line)).collect()
+    let cells = |line: &&'a str| line.trim_matches('|').split(" | ").map(str::trim).collect();
+    let is_table = |line: &&&str| line.starts_with('|');
+    lines.iter().skip_while(|line| !is_table(line)).take_while(is_table).skip(2).map(cells).collect()
 }
 
 /// Every metric of ours with its labels, as a scrape shows them.
 fn metrics() -> BTreeMap<String, BTreeSet<String>> {
     let text = String::from_utf8(Metrics::new().render().expect("metrics")).expect("UTF-8");
-    let histograms: Vec<&str> = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" histogram"))
-        .collect();
+    let histograms: Vec<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" histogram")).collect();
     let mut found = BTreeMap::new();
     for line in text.lines().filter(|line| line.starts_with("txstream_")) {
         let series = line.rsplit_once(' ').expect("a value").0;
@@ -189,26 +187,30 @@ fn every_test_that_the_guarantees_name_exists() {
     let existing = tests();
     let lines: Vec<&str> = guarantees.lines().collect();
     let mut named = 0;
-    for cells in rows_of_every_table(&lines) {
-        let [_, _, cell] = cells[..] else { continue };
-        for name in code(cell) {
-            assert!(existing.contains(name), "there is no test {name}");
-            named += 1;
+    for table in lines.split(|line| !line.starts_with('|')) {
+        for cells in rows(table) {
+            for name in code(cells[2]) {
+                assert!(existing.contains(name), "there is no test {name}");
+                named += 1;
+            }
         }
     }
     assert!(named > 50, "only {named} tests are named; has the table another form now?");
 }
 
-/// The rows of all tables, headers and rules left out.
-fn rows_of_every_table<'a>(lines: &[&'a str]) -> Vec<Vec<&'a str>> {
-    let tables = lines.split(|line| !line.starts_with('|'));
-    tables.filter(|table| table.len() > 2).flat_map(rows).collect()
-}
-
 #[test]
 fn every_file_that_a_document_names_exists() {
     const OURS: [&str; 10] = [
-        "src/", "tests/", "benches/", "examples/", "docs/", "docker/", "scripts/", "sql/", "migrations/", ".ci/",
+        "src/",
+        "tests/",
+        "benches/",
+        "examples/",
+        "docs/",
+        "docker/",
+        "scripts/",
+        "sql/",
+        "migrations/",
+        ".ci/",
     ];
     let root = root();
     for document in DOCUMENTS {
