@@ -17,7 +17,7 @@ use super::breaker::{Breaker, State, Transition};
 use super::gather::Gather;
 use super::halt::Halt;
 use super::lane::{Lanes, Queued};
-use super::ledger::{Ledger, Oldest};
+use super::ledger::Ledger;
 use super::rounds::{Round, Rounds};
 use super::settings::Settings;
 use super::topics::{TopicId, Topics, Trouble};
@@ -396,9 +396,11 @@ impl Core {
         self.ledger.oldest().map(|oldest| oldest.taken_at).or(self.wants_limit_since)
     }
 
-    /// The oldest unresolved record.
-    pub(super) fn oldest(&self) -> Option<Oldest> {
-        self.ledger.oldest()
+    /// When the oldest unresolved record was committed, one that waits for its topic's limit included:
+    /// µs since 2000-01-01 UTC.
+    pub(super) fn oldest_commit_time(&self) -> Option<i64> {
+        let oldest = self.ledger.oldest().map(|oldest| oldest.commit_time);
+        oldest.or_else(|| self.wants_limit_since.and_then(|_| self.ledger.open_commit_time()))
     }
 
     /// Records in each lane.

@@ -252,6 +252,11 @@ impl Ledger {
         self.in_flight_bytes
     }
 
+    /// Commit time of the transaction being received.
+    pub(super) fn open_commit_time(&self) -> Option<i64> {
+        self.transactions.back().filter(|_| self.open).map(|transaction| transaction.commit_time)
+    }
+
     /// The oldest unresolved record.
     pub(super) fn oldest(&self) -> Option<Oldest> {
         let place = self.places.front()?;

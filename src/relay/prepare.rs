@@ -7,7 +7,7 @@ use postgres_protocol::escape::escape_identifier;
 
 use super::backoff::Backoff;
 use super::breaker::Breaker;
-use super::checkpoint::Verdict;
+use super::checkpoint::{self, Identity, Progress, Verdict};
 use super::core::Core;
 use super::halt::Halt;
 use super::intake::Intake;
@@ -196,8 +196,24 @@ async fn look_again(
     }
     let slot = now.slot.as_ref();
     known.last_pid = slot.and_then(|slot| slot.active_pid);
-    let confirmed = slot.and_then(|slot| slot.confirmed_flush_lsn);
-    Ok((now, confirmed.unwrap_or(Lsn::ZERO)))
+    let confirmed_lsn = slot.and_then(|slot| slot.confirmed_flush_lsn).unwrap_or(Lsn::ZERO);
+    // The row of a clean stop, or of the slot's creation, must not survive into a session: what this one
+    // confirms before it ends abruptly would look as if someone else had moved the slot.
+    let identity = Identity {
+        system_identifier: &now.system_identifier,
+        database: &now.database,
+        instance: &known.instance,
+        reported_lsn: confirmed_lsn,
+    };
+    let progress = Progress {
+        slot: &relay.settings.slot,
+        identity: &identity,
+        confirmed_lsn,
+        clean: false,
+        recovery: None,
+    };
+    checkpoint::advance(conn, &progress).await.map_err(Problem::from)?;
+    Ok((now, confirmed_lsn))
 }
 
 fn monitor(relay: &Relay, known: &Known, ready: Ready) -> Monitor {

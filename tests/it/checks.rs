@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::starting::DROP_AND_ADD;
 use crate::support::wait::SOON;
-use crate::support::{Halted, Outbox, Postgres, halted, run_cli};
+use crate::support::{Halted, Outbox, Postgres, eventually, halted, run_cli};
 
 /// The tables are looked at every ten seconds.
 const NOTICED: Duration = Duration::from_secs(14);
@@ -146,6 +146,29 @@ async fn a_server_that_ends_the_session_is_no_reason_to_halt() {
     relay.wait_ready().await;
     outbox.insert("ready", "1", "{}").await;
     crate::support::published(&relay, 2).await;
+}
+
+#[tokio::test]
+async fn what_was_confirmed_before_a_crash_is_not_taken_for_a_gap() {
+    let outbox = Outbox::with_slot().await;
+    // Each session ends abruptly right after its first confirmation, sooner than any periodic write.
+    for _ in 0..3 {
+        let relay = outbox.streaming(&[], &[]).await;
+        let slot = outbox.slot();
+        let confirmed = format!(
+            "SELECT s.confirmed_flush_lsn > c.confirmed_lsn FROM pg_replication_slots s
+               JOIN txstream_checkpoint c ON c.slot = s.slot_name WHERE s.slot_name = '{slot}'"
+        );
+        eventually(SOON, "the slot is ahead of its row", async || {
+            outbox.insert("ready", "1", "{}").await;
+            outbox.database.value::<bool>(&confirmed).await.then_some(())
+        })
+        .await;
+        relay.kill9().await;
+        let clean = format!("SELECT clean FROM txstream_checkpoint WHERE slot = '{slot}'");
+        assert!(!outbox.database.value::<bool>(&clean).await, "the row says that the stop was clean");
+    }
+    outbox.streams(&[], &[]).await;
 }
 
 #[tokio::test]

@@ -136,7 +136,10 @@ async fn one_topic_takes_all_events_where_it_is_set() {
     let name = unique("all.events");
     let _relay = outbox.relay(kafka.bootstrap(), &[("KAFKA_TOPIC_EVENTS", &name)]).await;
     let insert = "insert into outbox (aggregatetype, aggregateid, type, payload)";
-    outbox.database.exec(&format!("{insert} values ('A', '1', 'T', '1'), ('not a topic!', '1', 'T', '2')")).await;
+    outbox
+        .database
+        .exec(&format!("{insert} values ('A', '1', 'T', '1'), ('not a topic!', '1', 'T', '2')"))
+        .await;
     let mut topic = kafka.topic(&name);
     assert_eq!(values(exactly(&outbox, &mut topic, 2).await), ["1", "2"]);
 }
@@ -222,7 +225,10 @@ async fn rolled_back_transactions_never_appear_and_released_savepoints_do() {
     let kind = &outbox.aggregate_type;
     let row = |n| rows(kind, n, 1);
     let undone = format!("begin; {}; rollback", row(1));
-    let caught = format!("do $$ begin begin {}; raise exception 'x'; exception when others then null; end; end $$", row(2));
+    let caught = format!(
+        "do $$ begin begin {}; raise exception 'x'; exception when others then null; end; end $$",
+        row(2)
+    );
     let nested = format!(
         "begin; savepoint a; {}; savepoint b; {}; release b; release a; savepoint c; {}; rollback to c; commit",
         row(3),

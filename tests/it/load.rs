@@ -177,7 +177,11 @@ impl Truth {
             first.insert(id, record);
             let n = place(record);
             let before = last.insert(record.key_text(), n);
-            assert!(before.is_none_or(|before| before < n), "key {}: {n} after {before:?}", record.key_text());
+            assert!(
+                before.is_none_or(|before| before < n),
+                "key {}: {n} after {before:?}",
+                record.key_text()
+            );
         }
         Arrived { rows: first.len(), duplicates }
     }
