@@ -121,6 +121,7 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
         }
     };
     let (ready, confirmed_lsn) = look_again(relay, known, &conn, ready).await?;
+    mark_unclean(relay, known, &conn, &ready, confirmed_lsn).await?;
     tracing::info!(
         slot = relay.settings.slot, %confirmed_lsn, binary, lanes = relay.settings.lanes,
         server = replication_version(&conn).await, "streaming from the slot"
@@ -214,6 +215,26 @@ async fn look_again(
     };
     checkpoint::advance(conn, &progress).await.map_err(Problem::from)?;
     Ok((now, confirmed_lsn))
+}
+
+/// Before the first status: from now on the slot moves ahead of the checkpoint row. A row still marked
+/// clean would make a crash before its next write look as if someone else had moved the slot.
+async fn mark_unclean(
+    relay: &Relay,
+    known: &Known,
+    conn: &SqlConn,
+    ready: &Ready,
+    confirmed_lsn: Lsn,
+) -> Result<(), NotReady> {
+    let identity = Identity {
+        system_identifier: &ready.system_identifier,
+        database: &ready.database,
+        instance: &known.instance,
+        reported_lsn: known.reported_lsn,
+    };
+    let slot = &relay.settings.slot;
+    let progress = Progress { slot, identity: &identity, confirmed_lsn, clean: false, recovery: None };
+    Ok(checkpoint::advance(conn, &progress).await.map_err(Problem::from)?)
 }
 
 fn monitor(relay: &Relay, known: &Known, ready: Ready) -> Monitor {

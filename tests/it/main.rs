@@ -33,5 +33,15 @@ mod tls;
 /// What the tests below write and how they judge what arrived.
 mod load;
 
+/// A huge transaction in fixed memory.
+mod big;
 /// A committed row becomes exactly the promised record.
 mod delivery;
+/// Whatever breaks, nothing is lost or reordered.
+mod faults;
+/// An idle outbox pins no WAL.
+mod idle;
+/// A second relay takes over.
+mod standby;
+/// A graceful stop repeats and loses nothing.
+mod stopping;
