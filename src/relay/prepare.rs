@@ -198,22 +198,6 @@ async fn look_again(
     let slot = now.slot.as_ref();
     known.last_pid = slot.and_then(|slot| slot.active_pid);
     let confirmed_lsn = slot.and_then(|slot| slot.confirmed_flush_lsn).unwrap_or(Lsn::ZERO);
-    // The row of a clean stop, or of the slot's creation, must not survive into a session: what this one
-    // confirms before it ends abruptly would look as if someone else had moved the slot.
-    let identity = Identity {
-        system_identifier: &now.system_identifier,
-        database: &now.database,
-        instance: &known.instance,
-        reported_lsn: confirmed_lsn,
-    };
-    let progress = Progress {
-        slot: &relay.settings.slot,
-        identity: &identity,
-        confirmed_lsn,
-        clean: false,
-        recovery: None,
-    };
-    checkpoint::advance(conn, &progress).await.map_err(Problem::from)?;
     Ok((now, confirmed_lsn))
 }
 
