@@ -121,7 +121,6 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
         }
     };
     let (ready, confirmed_lsn) = look_again(relay, known, &conn, ready).await?;
-    mark_unclean(relay, known, &conn, &ready, confirmed_lsn).await?;
     tracing::info!(
         slot = relay.settings.slot, %confirmed_lsn, binary, lanes = relay.settings.lanes,
         server = replication_version(&conn).await, "streaming from the slot"
@@ -198,6 +197,7 @@ async fn look_again(
     let slot = now.slot.as_ref();
     known.last_pid = slot.and_then(|slot| slot.active_pid);
     let confirmed_lsn = slot.and_then(|slot| slot.confirmed_flush_lsn).unwrap_or(Lsn::ZERO);
+    mark_unclean(relay, known, conn, &now, confirmed_lsn).await?;
     Ok((now, confirmed_lsn))
 }
 
