@@ -216,6 +216,11 @@ impl Core {
             && self.ledger.oldest().is_none_or(|oldest| oldest.resolved_behind < MAX_RESOLVED_BEHIND)
     }
 
+    /// Whether the stream is busy, by its recent rate.
+    pub(super) fn is_busy(&self) -> bool {
+        self.gather.is_busy()
+    }
+
     /// Hands over what is due: first what has to go again, then a turn of every lane.
     pub(super) fn dispatch(&mut self, sink: &mut impl Sink, now: Instant) {
         // librdkafka frees a record's place only after its report was handled, so the last report may

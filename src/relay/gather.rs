@@ -52,6 +52,11 @@ impl Gather {
         self.since.get_or_insert(now);
     }
 
+    /// Whether the stream is busy: waiting costs nobody anything that shows.
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy
+    }
+
     /// Whether `queued` records are to be handed over now; `full` says that nothing more can be read
     /// until some are.
     pub(super) fn is_due(&self, queued: usize, full: bool, now: Instant) -> bool {

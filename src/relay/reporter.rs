@@ -92,8 +92,11 @@ impl Reporter {
             .collect();
         let mut reasons = Vec::new();
         if state == State::Open {
-            let how =
-                if forced { "by hand; txstream breaker close closes it" } else { "Kafka does not answer" };
+            let how = if forced {
+                "by hand; POST /breaker/close on the admin server closes it"
+            } else {
+                "Kafka does not answer"
+            };
             reasons.push(format!("the circuit breaker is open: {how}"));
         }
         let age = core.oldest_taken().map(|taken| now.duration_since(taken));

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::starting::DROP_AND_ADD;
+use crate::support::relay::free_port;
 use crate::support::wait::SOON;
 use crate::support::{Halted, Outbox, Postgres, eventually, halted, run_cli};
 
@@ -112,6 +113,16 @@ async fn a_slot_that_the_server_gave_up_halts_between_sessions_and_while_streami
     assert_not_hot(&streaming);
     open.batch_execute("ROLLBACK").await.unwrap();
     begin_anew(&outbox, &streaming).await;
+
+    // A relay that cannot publish reads nothing, and sees it all the same.
+    let nobody = format!("127.0.0.1:{}", free_port().await);
+    let mut relay = outbox.relay(&[], &[("KAFKA_BROKERS", &nobody), ("SHUTDOWN_TIMEOUT", "1s")]).await;
+    relay.wait_ready().await;
+    outbox.insert("kept", "1", "{}").await;
+    remove_wal(&outbox).await;
+    let away = halted(relay).await;
+    away.names(&[outbox.slot(), "is lost", "max_slot_wal_keep_size"]);
+    begin_anew(&outbox, &away).await;
 }
 
 /// Writes until a checkpoint takes WAL from the slot.
