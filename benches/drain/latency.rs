@@ -78,7 +78,8 @@ impl Times {
     }
 
     fn due(&self, row: u64) -> Instant {
-        self.start + Duration::from_secs(1) * u32::try_from(row).unwrap() / u32::try_from(ROWS_PER_SECOND).unwrap()
+        self.start
+            + Duration::from_secs(1) * u32::try_from(row).unwrap() / u32::try_from(ROWS_PER_SECOND).unwrap()
     }
 
     /// Nanoseconds from `start` to now, never 0.
@@ -106,15 +107,20 @@ pub(crate) async fn measure(database: &Database, kafka: &Kafka, time: Duration) 
     let cpu_before = usage(relay.pid()).expect("the relay runs").cpu;
     tokio::time::sleep_until(times.due(rows)).await;
     let cpu = usage(relay.pid()).expect("the relay runs").cpu.saturating_sub(cpu_before);
+    for writer in writers {
+        writer.join().expect("a writer of the probe could not write");
+    }
     let end = Instant::now() + PATIENCE;
     while times.arrived.iter().any(|arrived| arrived.load(Ordering::Acquire) == 0) {
-        assert!(relay.is_running() && Instant::now() < end, "records do not come:\n{}", relay.log().join("\n"));
+        assert!(
+            relay.is_running() && Instant::now() < end,
+            "records do not come:\n{}",
+            relay.log().join("\n")
+        );
         sleep(Duration::from_millis(20)).await;
     }
     times.stop.store(true, Ordering::Relaxed);
-    for thread in writers.into_iter().chain([reader]) {
-        thread.join().unwrap();
-    }
+    reader.join().unwrap();
     relay.sigterm().await;
     let exit = relay.wait_exit(PATIENCE).await;
     assert!(exit.status.success(), "the relay ended with {}:\n{}", exit.status, exit.stderr);
@@ -132,7 +138,8 @@ fn summary(times: &Times, warm_up: usize, relay_cpu: f64) -> Latency {
     latencies.sort_unstable();
     let mut late: Vec<u64> = times.late[warm_up..].iter().map(value).collect();
     late.sort_unstable();
-    let at = |sorted: &[u64], percent: usize| Duration::from_nanos(sorted[(sorted.len() - 1) * percent / 100]);
+    let at =
+        |sorted: &[u64], percent: usize| Duration::from_nanos(sorted[(sorted.len() - 1) * percent / 100]);
     Latency {
         rows: latencies.len(),
         p50: at(&latencies, 50),
@@ -161,7 +168,8 @@ fn read(consumer: BaseConsumer, times: Arc<Times>) -> JoinHandle<()> {
             let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else { continue };
             let now = times.now();
             let headers = message.headers().expect("every record has headers");
-            let id = headers.iter().find(|header| header.key == "id").and_then(|header| header.value).unwrap();
+            let id =
+                headers.iter().find(|header| header.key == "id").and_then(|header| header.value).unwrap();
             let id: Uuid = std::str::from_utf8(id).unwrap().parse().unwrap();
             times.arrived[usize::try_from(id.as_u128()).unwrap()].store(now, Ordering::Release);
         }
@@ -184,8 +192,8 @@ async fn insert_in_time(client: &Client, number: u64, times: &Times) {
     let aggregate_type = TOPIC.rsplit('.').next().unwrap();
     let insert = format!(
         "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload) \
-         VALUES ($1, '{aggregate_type}', $2, 'OrderCreated', \
-                 jsonb_build_object('order', $3::bigint, 'note', repeat(md5($2), 6), 'total', 7))"
+         VALUES ($1, '{aggregate_type}', $2::text, 'OrderCreated', \
+                 jsonb_build_object('order', $3::bigint, 'note', repeat(md5($2::text), 6), 'total', 7))"
     );
     let insert = client.prepare(&insert).await.unwrap();
     let rows = u64::try_from(times.committed.len()).unwrap();

@@ -29,7 +29,8 @@ impl Machine {
             .and_then(|kb| kb.trim_end_matches(" kB").parse().ok())
             .unwrap_or_default();
         Self {
-            cpu: field(&read("/proc/cpuinfo"), "model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
+            cpu: field(&read("/proc/cpuinfo"), "model name")
+                .unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             memory_gib: (memory_kb + (1 << 19)) >> 20,
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),

@@ -69,7 +69,11 @@ impl Report {
             .pairs
             .iter()
             .map(|(transport, received, relayed)| {
-                format!("{transport} {:.2} / {:.2} s", received.time.as_secs_f64(), relayed.time.as_secs_f64())
+                format!(
+                    "{transport} {:.2} / {:.2} s",
+                    received.time.as_secs_f64(),
+                    relayed.time.as_secs_f64()
+                )
             })
             .collect();
         writeln!(text, "{}.", runs.join(", ")).unwrap();
@@ -77,7 +81,8 @@ impl Report {
     }
 
     fn drain_rows(&self, text: &mut String, transport: Transport) {
-        let pairs: Vec<&(Transport, Run, Run)> = self.pairs.iter().filter(|pair| pair.0 == transport).collect();
+        let pairs: Vec<&(Transport, Run, Run)> =
+            self.pairs.iter().filter(|pair| pair.0 == transport).collect();
         if pairs.is_empty() {
             return;
         }
@@ -110,13 +115,10 @@ impl Report {
         let received = self.pairs.iter().map(|pair| peak(&pair.1)).fold(0.0, f64::max);
         let relayed = self.pairs.iter().map(|pair| peak(&pair.2)).fold(0.0, f64::max);
         writeln!(text, "| peak memory | {received:.0} MB | {relayed:.0} MB | |").unwrap();
-        let first: Vec<f64> = self
-            .pairs
-            .iter()
-            .filter_map(|pair| pair.2.first_record)
-            .map(|time| time.as_secs_f64())
-            .collect();
-        writeln!(text, "| start of the process to first record | | {:.2} s | |", median(first.into_iter())).unwrap();
+        let first: Vec<f64> =
+            self.pairs.iter().filter_map(|pair| pair.2.first_record).map(|time| time.as_secs_f64()).collect();
+        writeln!(text, "| start of the process to first record | | {:.2} s | |", median(first.into_iter()))
+            .unwrap();
         if let Some((rows, run)) = &self.big {
             writeln!(
                 text,
@@ -148,8 +150,7 @@ impl Report {
 fn write_between_markers(path: &Path, text: &str) {
     let old = std::fs::read_to_string(path).unwrap_or_else(|_| format!("{BEGIN}\n{END}\n"));
     let parts = old.split_once(BEGIN).and_then(|(head, rest)| Some((head, rest.split_once(END)?.1)));
-    let (head, tail) =
-        parts.unwrap_or_else(|| panic!("{} has no lines {BEGIN} and {END}", path.display()));
+    let (head, tail) = parts.unwrap_or_else(|| panic!("{} has no lines {BEGIN} and {END}", path.display()));
     std::fs::write(path, format!("{head}{BEGIN}\n{}\n{END}{tail}", text.trim_end())).unwrap();
 }
 
@@ -172,11 +173,7 @@ fn milliseconds(time: Duration) -> String {
 /// 12345 as `12,345`.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
-    let groups: Vec<&str> = digits
-        .as_bytes()
-        .rchunks(3)
-        .rev()
-        .map(|group| std::str::from_utf8(group).expect("digits"))
-        .collect();
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).expect("digits")).collect();
     groups.join(",")
 }

@@ -10,8 +10,8 @@ mod stack;
 mod cli;
 /// `migrate`: what is made, what is adopted, and that nothing else is ever dropped.
 mod migrate;
-/// The slot's beginning and end.
-mod slot;
 /// Connections to Postgres: replication sessions and TLS.
 mod replication_session;
+/// The slot's beginning and end.
+mod slot;
 mod tls;
