@@ -251,7 +251,7 @@ pub struct ConnInfo {
     pub application_name: Option<String>,
     /// Command-line options for the server process, like `-c statement_timeout=5s`.
     pub options: Option<String>,
-    names_ssl: bool,
+    pub(super) names_ssl: bool,
 }
 
 /// What is wrong with a connection string; several may be reported at once.

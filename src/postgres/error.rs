@@ -173,7 +173,7 @@ impl PgError {
     pub fn statement(doing: impl Into<String>, source: tokio_postgres::Error) -> Self {
         let doing = doing.into();
         match source.as_db_error() {
-            Some(error) => Self::Server { doing, replication_command: false, error: error.into() },
+            Some(error) => Self::Server { doing, replication_command: false, error: Box::new(error.into()) },
             None if source.is_closed() => Self::Closed { doing },
             None => Self::Sql(source),
         }

@@ -7,7 +7,7 @@ use super::settings;
 
 /// The breaker's states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub(super) enum State {
     /// Records flow.
     Closed,
     /// Nothing is handed to the producer.
@@ -18,7 +18,7 @@ pub enum State {
 
 impl State {
     /// The name people know.
-    pub fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Closed => "CLOSED",
             Self::Open => "OPEN",
@@ -29,11 +29,11 @@ impl State {
 
 /// A change of state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Transition {
+pub(super) struct Transition {
     /// From.
-    pub from: State,
+    pub(super) from: State,
     /// To.
-    pub to: State,
+    pub(super) to: State,
 }
 
 /// Counts failures in a row and decides what may be handed to the producer.

@@ -181,6 +181,10 @@ impl Core {
             return Taken::TooLarge { record: Box::new(record), size, limit };
         }
         let ticket = self.ledger.take(record.bytes(), route, now);
+        // A record that has to wait must not keep the whole receive buffer that it came in alive:
+        // between it and the next one may lie any amount of rows that are not ours.
+        let waits = self.is_stuck() || self.breaker.allowance(self.rounds.outstanding()) == 0;
+        let record = if waits { record.detached() } else { record };
         let queued = Queued { ticket, topic, record };
         self.lanes.push(queued);
         self.gather.took(1, now);
@@ -333,10 +337,11 @@ impl Core {
             _ => {}
         }
         topic.failed(failure.ticket, failure.record, trouble, counts, too_large);
-        if let (Some(bound), true) = (self.settings.max_retries, counts) {
-            if topic.attempts() > bound && self.refused.is_none() {
-                self.refused = Some(exhausted(&topic.name, bound, topic.trouble()));
-            }
+        if let (Some(bound), true) = (self.settings.max_retries, counts)
+            && topic.attempts() > bound
+            && self.refused.is_none()
+        {
+            self.refused = Some(exhausted(&topic.name, bound, topic.trouble()));
         }
         let attempts = self.topics.get(id).attempts();
         self.topics.settle(id);
@@ -389,11 +394,6 @@ impl Core {
     /// When the oldest unresolved record was read, one that waits for its topic's limit included.
     pub(super) fn oldest_taken(&self) -> Option<Instant> {
         self.ledger.oldest().map(|oldest| oldest.taken_at).or(self.wants_limit_since)
-    }
-
-    /// When the oldest record at the producer was handed over.
-    pub(super) fn oldest_sent(&self) -> Option<Instant> {
-        self.rounds.oldest()
     }
 
     /// The oldest unresolved record.

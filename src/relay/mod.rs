@@ -139,10 +139,14 @@ pub async fn run(
         let wait = match prepared {
             Ok(prepared) => {
                 waiting.over();
-                let end = stream(relay, &mut known, prepared, &mut stop, &mut orders).await;
+                let (end, unconfirmed) = stream(relay, &mut known, prepared, &mut stop, &mut orders).await;
                 relay.metrics.replication_connected.set(0);
                 match end {
-                    End::Stopped(unconfirmed) => return Ok(Stopped { unconfirmed }),
+                    // Asked to stop, and the session ended otherwise meanwhile.
+                    End::Lost(_) | End::Producer(_) | End::ServerStopping if *stop.borrow() => {
+                        return Ok(Stopped { unconfirmed });
+                    }
+                    End::Stopped => return Ok(Stopped { unconfirmed }),
                     End::Halted(halt) => return Err(halt),
                     End::NeedsText(why) => {
                         tracing::warn!(why, "starting again from the slot, with columns as text");
@@ -215,14 +219,15 @@ impl Waiting {
     }
 }
 
-/// One session and its end: the last status, the checkpoint row, the producer.
+/// One session and its end: the last status, the checkpoint row, the producer. Returns how many records
+/// were read and not acknowledged.
 async fn stream(
     relay: &Relay,
     known: &mut Known,
     prepared: Prepared,
     stop: &mut watch::Receiver<bool>,
     orders: &mut mpsc::Receiver<BreakerOrder>,
-) -> End {
+) -> (End, usize) {
     let Prepared { conn, monitor, opened } = prepared;
     let confirmed_lsn = opened.core.ledger().confirmed_lsn();
     let (stand, stand_seen) = watch::channel(Stand { confirmed_lsn, acknowledged: 0 });
@@ -238,7 +243,7 @@ async fn stream(
     drop(stand);
     let Session { core, reader, mut writer, producer, .. } = session;
     let confirmed_lsn = core.ledger().confirmed_lsn();
-    if matches!(end, End::Stopped(_) | End::Halted(_) | End::ServerStopping | End::NeedsText(_)) {
+    if matches!(end, End::Stopped | End::Halted(_) | End::ServerStopping | End::NeedsText(_)) {
         writer.queue_status(core.ledger().received_lsn(), confirmed_lsn);
         let flushed = timeout(LAST_STATUS, writer.flush()).await;
         if matches!(flushed, Ok(Ok(()))) && !matches!(end, End::ServerStopping) {
@@ -250,13 +255,14 @@ async fn stream(
         }
     }
     known.reported_lsn = known.reported_lsn.max(confirmed_lsn);
+    let unconfirmed = core.ledger().unresolved();
     known.breaker = Some(core.into_breaker());
     // Purged and destroyed before the next START_REPLICATION: a new session must not be overtaken by
     // records of the old one.
     if let Some(producer) = producer {
         let _ = tokio::task::spawn_blocking(move || producer.close()).await;
     }
-    end
+    (end, unconfirmed)
 }
 
 async fn confirm_seen(monitor: &Monitor, conn: Option<&SqlConn>, confirmed_lsn: Lsn) {

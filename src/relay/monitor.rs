@@ -266,10 +266,8 @@ pub(super) async fn close_cleanly(
         }
     };
     let seen = timeout(limit, seen).await.unwrap_or(false);
-    if seen {
-        if let Err(error) = write(monitor, conn, confirmed_lsn, true, None).await {
-            tracing::warn!(error = %error.report(), "the checkpoint row of the stop cannot be written");
-        }
+    if seen && let Err(error) = write(monitor, conn, confirmed_lsn, true, None).await {
+        tracing::warn!(error = %error.report(), "the checkpoint row of the stop cannot be written");
     }
     seen
 }

@@ -33,10 +33,11 @@ impl Routes {
 
     /// The record's route, made known to the core when it is new.
     pub(super) fn of(&mut self, record: &Record, core: &mut Core) -> u32 {
-        if let Some((topic, event_type, id)) = &self.last {
-            if Arc::ptr_eq(topic, &record.topic) && *event_type == record.event_type {
-                return *id;
-            }
+        if let Some((topic, event_type, id)) = &self.last
+            && Arc::ptr_eq(topic, &record.topic)
+            && *event_type == record.event_type
+        {
+            return *id;
         }
         let types = self.ids.entry(Arc::clone(&record.topic)).or_default();
         let key: &[u8] = if types.len() < MAX_TYPES || types.contains_key(&record.event_type) {

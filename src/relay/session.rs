@@ -47,8 +47,8 @@ const POSTGRES_EPOCH: Duration = Duration::from_secs(946_684_800);
 /// How a session ended.
 #[derive(Debug)]
 pub(super) enum End {
-    /// As asked; this many records were read and not acknowledged.
-    Stopped(usize),
+    /// As asked.
+    Stopped,
     /// A person must act.
     Halted(Halt),
     /// The stream was lost.
@@ -436,7 +436,7 @@ impl<'a> Session<'a> {
         let deadline = self.closing.as_ref().map(|closing| closing.deadline);
         let wakes = [
             Some(self.status_due()),
-            self.core.next_wake(),
+            self.core.next_wake().filter(|_| self.shrink_to.is_none()),
             self.silent_at(),
             deadline,
             Some(self.reporter.due_at()),
@@ -473,7 +473,7 @@ impl<'a> Session<'a> {
             Some(Why::Halt(halt)) => End::Halted(halt),
             Some(Why::NeedsText(why)) => End::NeedsText(why),
             Some(Why::ServerStopping) => End::ServerStopping,
-            Some(Why::Stop) | None => End::Stopped(unresolved),
+            Some(Why::Stop) | None => End::Stopped,
         })
     }
 }

@@ -235,6 +235,13 @@ fn what_people_see_holds_no_secret() {
 }
 
 #[test]
+fn a_password_that_falls_apart_is_not_shown_as_a_key() {
+    let text = problems("postgresql://u:a/b?TopSecret=x@h/d");
+    assert!(!text.contains("TopSecret") && !text.contains("x@h"), "{text}");
+    assert!(text.contains("%2F"), "it says how to write such a password: {text}");
+}
+
+#[test]
 fn the_password_file_is_read_as_libpq_reads_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("pgpass");

@@ -240,6 +240,16 @@ async fn each_mode_verifies_what_it_says() {
     }
 }
 
+#[test]
+fn a_named_root_certificate_replaces_those_of_the_system() {
+    let trusted = |info: &ConnInfo| {
+        let configuration = tls::configure(info).map_err(|error| error.report()).unwrap();
+        configuration.ssl_context().cert_store().all_certificates().len()
+    };
+    assert_eq!(trusted(&with_ca("sslmode=verify-full")), 1);
+    assert!(trusted(&info("sslrootcert=system")) > 1, "this machine has no authorities (ca-certificates)");
+}
+
 #[tokio::test]
 async fn an_unreadable_certificate_file_is_named() {
     for keys in ["sslrootcert=/no/such", "sslcert=/no/such sslkey=/no/such", "sslcrl=/no/such"] {

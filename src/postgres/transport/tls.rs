@@ -60,7 +60,8 @@ pub(super) fn server_end_point(ssl: &SslRef) -> Option<Vec<u8>> {
     certificate.digest(digest).ok().map(|hash| hash.to_vec())
 }
 
-fn configure(info: &ConnInfo) -> Result<ConnectConfiguration, PgError> {
+/// The session as the settings want it, before it knows its stream.
+pub(super) fn configure(info: &ConnInfo) -> Result<ConnectConfiguration, PgError> {
     let settings = &info.tls;
     let unusable =
         |what: &'static str| move |error: ErrorStack| PgError::Setting(format!("cannot use {what}: {error}"));

@@ -73,7 +73,7 @@ struct Cursor {
 struct Kafka {
     log: BTreeMap<(usize, usize), Vec<usize>>,
     acknowledged: HashSet<usize>,
-    in_flight: BTreeMap<(usize, usize), VecDeque<(Ticket, usize, Record)>>,
+    in_flight: BTreeMap<(usize, usize), VecDeque<InFlight>>,
     reports: BTreeMap<(usize, usize), VecDeque<Report>>,
     refused: HashSet<usize>,
     /// Topics on which a record failed while others were in flight. A record handed to librdkafka
@@ -85,6 +85,9 @@ struct Kafka {
     /// Rows the core holds and has not handed over, to see that none is overtaken.
     waiting: HashMap<(usize, u64), Vec<usize>>,
 }
+
+/// A record at the broker: ticket, row id, bytes.
+type InFlight = (Ticket, usize, Record);
 
 #[derive(Debug)]
 enum Report {
