@@ -110,11 +110,9 @@ async fn age(slot: &SlotView, args: &LagArgs, config: &Config) -> Result<(f64, &
     let holder = slot.holder.as_ref();
     match holder.and_then(|holder| holder.flush_lag_seconds) {
         Some(age) => Ok((age, "pg_stat_replication")),
-        None if holder.is_none() => {
-            Err(format!("nobody holds the slot, and the relay does not answer: {reason}"))
-        }
+        None if holder.is_none() => Err(format!("nobody holds the slot, and the relay gives none: {reason}")),
         None => Err(format!(
-            "the server measures none while the stream is idle, and the relay does not answer: {reason}"
+            "the server measures none while the stream is idle, and the relay gives none: {reason}"
         )),
     }
 }
@@ -126,12 +124,20 @@ async fn age_from_relay(url: &str, slot: &SlotView) -> Result<f64, String> {
     if let Some(other) = other {
         return Err(format!("the relay at {url} has slot {other}"));
     }
-    let age = status.get("oldest_unconfirmed_age_seconds").and_then(serde_json::Value::as_f64);
-    age.ok_or_else(|| format!("{url}/status has no oldest_unconfirmed_age_seconds"))
+    let state = status.get("state").and_then(|state| state.as_str()).unwrap_or("in an unknown state");
+    match status.get("oldest_unconfirmed_age_seconds") {
+        // Everything that was read is confirmed; a relay that does not stream knows nothing of the rest.
+        Some(serde_json::Value::Null) if state == "streaming" => Ok(0.0),
+        Some(serde_json::Value::Null) => Err(format!("the relay at {url} is {state}")),
+        age => age
+            .and_then(serde_json::Value::as_f64)
+            .ok_or_else(|| format!("{url}/status has no oldest_unconfirmed_age_seconds")),
+    }
 }
 
 fn age_words(lag: &Lag) -> String {
     match (lag.oldest_unconfirmed_age_seconds, lag.oldest_unconfirmed_age_source) {
+        (Some(0.0), Some("relay")) => "none".to_owned(),
         (Some(age), Some("relay")) => seconds(age),
         (Some(age), _) => format!("{} (walsender's flush lag)", seconds(age)),
         (None, _) => {

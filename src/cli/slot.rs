@@ -10,7 +10,7 @@ use crate::config::{Config, units};
 use crate::postgres::error::report;
 use crate::postgres::slot::{self, SlotView};
 use crate::relay::checkpoint;
-use crate::relay::slot_life::{self, CreateSlot, Created, SlotError};
+use crate::relay::slot_life::{self, CreateSlot, Created, Droppable, SlotError};
 
 /// Create, show or drop the replication slot
 #[derive(Debug, clap::Args)]
@@ -74,12 +74,15 @@ pub(super) async fn run(args: &SlotArgs, config: &Config) -> Result<(), Failure>
             }
         }
         Action::Drop { confirm } => {
-            let view = slot_life::droppable(&client, name).await.map_err(failure)?;
-            let skipped = view.slot_confirmed_lag_bytes.map_or_else(
+            let (confirmed_lsn, lag) = match slot_life::droppable(&client, name).await.map_err(failure)? {
+                Droppable::Slot(view) => (view.confirmed_flush_lsn, view.slot_confirmed_lag_bytes),
+                Droppable::Lost { confirmed_lsn } => (confirmed_lsn, None),
+            };
+            let skipped = lag.map_or_else(
                 || "an unknown amount of WAL".to_owned(),
                 |lag| format!("{} of WAL", bytes(lag)),
             );
-            let from = view.confirmed_flush_lsn.map_or_else(|| "?".to_owned(), |lsn| lsn.to_string());
+            let from = confirmed_lsn.map_or_else(|| "?".to_owned(), |lsn| lsn.to_string());
             output::confirm(
                 &format!(
                     "drop slot {name}? Every outbox row committed after {from} ({skipped} up to now) will be skipped"

@@ -92,14 +92,14 @@ fn bad_usage_is_64() {
 fn exit_codes_are_those_of_the_contract() {
     for (failure, code) in [
         (Failure::Usage(vec!["a".into(), "b".into()]), 64),
-        (Failure::halted("slot s is gone", "run txstream slot reset"), 1),
+        (Failure::halted("slot s is gone", "run txstream slot create"), 1),
         (Failure::Killed(15), 143),
         (Failure::Killed(2), 130),
     ] {
         assert_eq!(failure.code(), code);
     }
-    let text = Failure::halted("slot s is gone", "run txstream slot reset").to_string();
-    assert_eq!(text, "slot s is gone\nwhat to do: run txstream slot reset");
+    let text = Failure::halted("slot s is gone", "run txstream slot create").to_string();
+    assert_eq!(text, "slot s is gone\nwhat to do: run txstream slot create");
 }
 
 #[test]

@@ -103,11 +103,9 @@ pub fn rejection_remedy(rejection: Rejection, topic: &str) -> String {
     match rejection {
         Rejection::TooLarge => format!(
             "raise the topic's limit: kafka-configs.sh --alter --entity-type topics --entity-name {topic} \
-             --add-config max.message.bytes=BYTES, or set WORKER_ON_REJECT=dead-letter"
+             --add-config max.message.bytes=BYTES"
         ),
-        Rejection::Invalid => {
-            "mend the row's topic or headers at their source, or set WORKER_ON_REJECT=dead-letter".to_owned()
-        }
+        Rejection::Invalid => "mend the row's topic or headers at their source".to_owned(),
     }
 }
 

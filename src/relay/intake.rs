@@ -7,15 +7,18 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use postgres_protocol::escape::escape_literal;
 use tokio::time::Instant;
 
 use super::core::{Core, Taken, describe};
 use super::halt::Halt;
 use super::routes::Routes;
+use super::slot_life;
 use crate::kafka;
 use crate::metrics::{Ignored, Metrics};
 use crate::outbox::{MapError, Mapped, Mapper, Record};
 use crate::pgoutput::{self, Message};
+use crate::postgres::Lsn;
 
 /// What intake is stopped by.
 #[derive(Debug)]
@@ -40,12 +43,15 @@ pub(super) struct Intake {
     pending: Option<Pending>,
     stopped: Option<Stopped>,
     trace_contexts: u64,
+    slot: String,
+    /// LSN of the commit record of the transaction being read.
+    commit_lsn: Lsn,
 }
 
 impl Intake {
     /// Nothing read yet.
-    pub(super) fn new(mapper: Mapper, metrics: Arc<Metrics>) -> Self {
-        Self { mapper, metrics, pending: None, stopped: None, trace_contexts: 0 }
+    pub(super) fn new(slot: String, mapper: Mapper, metrics: Arc<Metrics>) -> Self {
+        Self { mapper, metrics, pending: None, stopped: None, trace_contexts: 0, slot, commit_lsn: Lsn::ZERO }
     }
 
     /// Whether more may be read.
@@ -89,7 +95,10 @@ impl Intake {
                 Ok(mapped) => self.mapped(mapped, core, routes, now),
                 Err(error) => self.unmapped(error),
             },
-            Message::Begin { commit_time, .. } if !inside => core.begin(commit_time),
+            Message::Begin { final_lsn, commit_time, .. } if !inside => {
+                self.commit_lsn = final_lsn;
+                core.begin(commit_time);
+            }
             Message::Commit { end_lsn, .. } if inside => {
                 core.commit(end_lsn);
                 self.count_trace_contexts();
@@ -122,9 +131,12 @@ impl Intake {
             Mapped::InvalidTopic { record, reason } => {
                 self.metrics.unmapped().rejected();
                 self.stopped = Some(Stopped::Halt(Halt::new(
-                    format!("record {}: the topic's name {reason}", describe(&record)),
-                    "the confirmed LSN stays before it; set KAFKA_TOPIC_EVENTS, or correct what writes aggregatetype \
-                     and skip this event with txstream slot advance",
+                    format!("record {}: {reason}", describe(&record)),
+                    format!(
+                        "the confirmed LSN stays before it; set KAFKA_TOPIC_EVENTS, or correct what writes \
+                         aggregatetype and {}",
+                        self.skipping()
+                    ),
                 )));
             }
             Mapped::Foreign => self.metrics.ignored(Ignored::ForeignRow, 1),
@@ -170,11 +182,25 @@ impl Intake {
                 self.metrics.unmapped().rejected();
                 Stopped::Halt(Halt::new(
                     row.to_string(),
-                    "the confirmed LSN stays before it; correct what writes such rows, and skip this one with \
-                     txstream slot advance",
+                    format!(
+                        "the confirmed LSN stays before it; correct what writes such rows and {}",
+                        self.skipping()
+                    ),
                 ))
             }
         });
+    }
+
+    /// How to skip the transaction being read. The server decodes no transaction whose commit record
+    /// begins before the slot's position, so one byte behind that beginning is enough, and nothing
+    /// else is skipped.
+    fn skipping(&self) -> String {
+        format!(
+            "skip its whole transaction: SELECT pg_replication_slot_advance({}, '{}'); {}",
+            escape_literal(&self.slot),
+            Lsn(self.commit_lsn.0 + 1),
+            slot_life::forget(&self.slot)
+        )
     }
 
     fn protocol(&mut self, what: &str) {

@@ -65,6 +65,8 @@ pub(super) struct TableIdentity {
 pub(super) struct Ready {
     /// Cluster and database.
     pub(super) system_identifier: String,
+    /// The server's timeline.
+    pub(super) timeline: u32,
     /// Database name.
     pub(super) database: String,
     /// The outbox tables.
@@ -95,6 +97,7 @@ pub(super) async fn check(
 ) -> Result<Ready, Problem> {
     server(client).await?;
     let (system_identifier, database) = checkpoint::whereabouts(client).await?;
+    let timeline = timeline(client).await?;
     slot_life::ensure_published(client, &settings.publication, outbox).await?;
     let (tables, types) = identities(client, settings, outbox).await?;
     let slot = slot::view(client, &settings.slot).await?;
@@ -113,6 +116,7 @@ pub(super) async fn check(
     };
     let verdict = judge(row.as_ref(), slot.as_ref(), &identity);
     Ok(Ready {
+        timeline,
         binary: outbox::binary_safe_types(&types),
         system_identifier,
         database,
@@ -140,6 +144,18 @@ async fn server(client: &Client) -> Result<(), Problem> {
         )));
     }
     Ok(())
+}
+
+/// The server's timeline: with the system identifier it tells a promoted standby from the primary
+/// that it replaced.
+pub(super) async fn timeline(client: &Client) -> Result<u32, PgError> {
+    const DOING: &str = "read the timeline";
+    const SQL: &str = "select pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn())";
+    let failed = |source| PgError::statement(DOING, source);
+    let row = client.query_typed_one(SQL, &[]).await.map_err(failed)?;
+    let name: String = row.try_get(0).map_err(failed)?;
+    let timeline = name.get(..8).and_then(|hex| u32::from_str_radix(hex, 16).ok());
+    timeline.ok_or_else(|| PgError::protocol(DOING, "a WAL file's name without one"))
 }
 
 /// The tables' OIDs, and the types of the columns that are read.
@@ -179,11 +195,7 @@ pub(super) async fn recheck(
                  published may be missing in Kafka",
                 before.name, before.oid, now.oid
             ),
-            format!(
-                "ALTER PUBLICATION {} ADD TABLE the new table if \\dRp+ does not show it, compare both tables with \
-                 Kafka, and start the relay again",
-                settings.publication
-            ),
+            "start the relay again to go on with the new table; compare both tables with Kafka",
         ))),
     }
 }
@@ -206,27 +218,33 @@ pub(super) fn objection(verdict: &Verdict, slot: &str) -> Option<Problem> {
                 "replication slot {slot} is gone; it existed and was confirmed up to {}",
                 confirmed_lsn.map_or_else(|| "an unknown position".to_owned(), |lsn| lsn.to_string())
             ),
-            "rows written since are not in Kafka; run txstream slot drop and txstream slot create to go on from now, \
-             and publish what the gap holds",
+            slot_life::BEGIN_ANEW,
         ),
         Verdict::Ahead { row_lsn, slot_lsn } => halt(
             format!(
                 "replication slot {slot} stands at {slot_lsn}, ahead of {row_lsn}, the last position its relay \
                  confirmed: what lies between was moved past by someone else and not published"
             ),
-            "find out who advanced the slot; to go on from where it stands, drop and create it with txstream slot",
+            &format!(
+                "find out who advanced the slot; to go on from where it stands: {}",
+                slot_life::forget(slot)
+            ),
         ),
         Verdict::OtherSystem { row, server } => halt(
             format!(
                 "this is another cluster (system identifier {server}) than the slot's checkpoint was written in ({row})"
             ),
-            "check DATABASE_URL and REPLICATION_URL; after pg_upgrade or a restore, delete the row of the slot from \
-             txstream_checkpoint to accept the new cluster",
+            &format!(
+                "check DATABASE_URL and REPLICATION_URL; after pg_upgrade or a restore, accept the new cluster: {}",
+                slot_life::forget(slot)
+            ),
         ),
         Verdict::OtherDatabase { row, server } => halt(
             format!("this is another database ({server}) than the slot's checkpoint was written in ({row})"),
-            "check DATABASE_URL and REPLICATION_URL; if the database was renamed or copied on purpose, delete the row \
-             of the slot from txstream_checkpoint",
+            &format!(
+                "check DATABASE_URL and REPLICATION_URL; if the database was renamed or copied on purpose: {}",
+                slot_life::forget(slot)
+            ),
         ),
         Verdict::BackfillPending => {
             Some(Problem::Wait("a backfill was begun and not finished; run it again"))

@@ -3,19 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::timeout;
+
+use postgres_protocol::escape::escape_identifier;
+
 use super::backoff::Backoff;
 use super::breaker::Breaker;
-use super::checkpoint::Verdict;
+use super::checkpoint::{self, Identity, Progress, Verdict};
 use super::core::Core;
 use super::halt::Halt;
 use super::intake::Intake;
 use super::limit_desk::LimitDesk;
 use super::monitor::Monitor;
 use super::preflight::{self, Instance, Problem, Ready};
-use super::session::Opened;
+use super::session::{Opened, SILENCE};
 use super::slot_life::{self, CreateSlot};
 use super::{Known, Relay};
-use crate::kafka::{Inbox, Producer};
+use crate::kafka::{CreateError, Inbox, Producer};
 use crate::outbox::Mapper;
 use crate::postgres::error::Class;
 use crate::postgres::replication::{ReplicationConn, StartOptions, WalSenderTimeout};
@@ -25,6 +29,10 @@ use crate::postgres::{Lsn, PgError};
 
 /// Longest wait for an open transaction while the slot of a first start is created.
 const CREATE_LOCK_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Longest wait for the answers to all checks: the server of a kept connection may have vanished without
+/// a word.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A session that can begin.
 pub(super) struct Prepared {
@@ -64,37 +72,29 @@ impl From<PgError> for NotReady {
 /// Prepares a session. May be dropped at any await: nothing is held but connections.
 pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared, NotReady> {
     relay.board.turn();
-    let conn = sql::connect(&relay.conninfo, &relay.application_name).await?;
+    let conn = connect(relay, known).await?;
     let ready = look(relay, known, &conn).await?;
-    if let Some(holder) = ready.slot.as_ref().and_then(SlotView::held_by) {
-        let ours = ready
-            .slot
-            .as_ref()
-            .and_then(|slot| slot.active_pid)
-            .is_some_and(|pid| known.last_pid == Some(pid));
-        return Err(if ours {
-            NotReady::Retry("the server still serves our broken session".to_owned())
-        } else {
-            NotReady::Standby(format!("slot {} is held by {holder}", relay.settings.slot))
-        });
+    if let Some(not_ready) = held(relay, known, ready.slot.as_ref()) {
+        known.standby_conn = Some(conn);
+        return Err(not_ready);
     }
     let walsender = WalSenderTimeout::choose(&conn, &relay.conninfo).await?;
     let mut replication =
-        ReplicationConn::connect_asking(&relay.conninfo, &relay.application_name, walsender.ask).await?;
+        ReplicationConn::connect_asking(&relay.conninfo, &relay.application_name, walsender.ask)
+            .await
+            .map_err(|error| {
+                refused(relay, error, |role, _| {
+                    format!(
+                        "ALTER ROLE {role} REPLICATION; (on Amazon RDS: GRANT rds_replication TO {role};)"
+                    )
+                })
+            })?;
     let identity = replication.identify_system().await?;
-    if identity.system_id != ready.system_identifier {
-        let why = "the replication connection led to another cluster than the one before it; trying again";
+    if identity.system_id != ready.system_identifier || identity.timeline != ready.timeline {
+        let why = "the replication connection led to another server than the one before it; trying again";
         return Err(NotReady::Retry(why.to_owned()));
     }
-    let inbox = Inbox::new();
-    let failed = |error: crate::kafka::CreateError| {
-        NotReady::Halt(Halt::new(
-            format!("the Kafka client cannot be made: {error}"),
-            "correct the Kafka settings (txstream config shows them)",
-        ))
-    };
-    let producer = Producer::new(&relay.kafka, known.batch_limit, inbox.clone()).map_err(failed)?;
-    let desk = LimitDesk::open(&relay.kafka).map_err(failed)?;
+    let (producer, inbox, desk) = kafka(relay, known)?;
     let binary = ready.binary && !known.text;
     let options =
         StartOptions { publications: vec![relay.settings.publication.clone()], binary, messages: false };
@@ -108,20 +108,78 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
             });
         }
     };
-    let (ready, confirmed_lsn) = look_again(relay, known, &conn, ready).await?;
+    let (ready, confirmed_lsn) = match look_again(relay, known, &conn, ready).await {
+        Ok(seen) => seen,
+        Err(not_ready) => {
+            let _ = tokio::task::spawn_blocking(move || producer.close()).await;
+            return Err(not_ready);
+        }
+    };
     tracing::info!(
         slot = relay.settings.slot, %confirmed_lsn, binary, lanes = relay.settings.lanes,
         server = replication_version(&conn).await, "streaming from the slot"
     );
+    // Often enough that neither side takes the other for dead.
     let status_every = walsender
         .effective
-        .map_or(relay.settings.status_interval, |timeout| relay.settings.status_interval.min(timeout / 2));
+        .map_or(relay.settings.status_interval, |timeout| relay.settings.status_interval.min(timeout / 2))
+        .min(SILENCE / 3);
     let breaker = known.breaker.take().unwrap_or_else(|| Breaker::new(relay.settings.breaker));
     let core =
         Core::new(relay.settings.clone(), confirmed_lsn, breaker, Backoff::new(relay.settings.backoff));
-    let intake = Intake::new(Mapper::new(relay.outbox.clone()), Arc::clone(&relay.metrics));
+    let intake = Intake::new(
+        relay.settings.slot.clone(),
+        Mapper::new(relay.outbox.clone()),
+        Arc::clone(&relay.metrics),
+    );
     let opened = Opened { reader, writer, producer, inbox, desk, core, intake, status_every };
     Ok(Prepared { conn, monitor: monitor(relay, known, ready), opened: Box::new(opened) })
+}
+
+/// A connection that failed. For want of a right (42501) the SQL that grants it is named, which takes
+/// the names of role and database.
+fn refused(relay: &Relay, error: PgError, grant: impl Fn(&str, &str) -> String) -> NotReady {
+    if error.sqlstate() != Some("42501") {
+        return error.into();
+    }
+    let role = escape_identifier(&relay.conninfo.user);
+    let database = escape_identifier(&relay.conninfo.dbname);
+    NotReady::Halt(Halt::new(error.report(), grant(&role, &database)))
+}
+
+/// The connection for everything but the stream. A standby looks four times a second: it keeps its own.
+async fn connect(relay: &Relay, known: &mut Known) -> Result<SqlConn, NotReady> {
+    if let Some(kept) = known.standby_conn.take().filter(|conn| !conn.is_closed()) {
+        return Ok(kept);
+    }
+    sql::connect(&relay.conninfo, &relay.application_name).await.map_err(|error| {
+        refused(relay, error, |role, database| format!("GRANT CONNECT ON DATABASE {database} TO {role};"))
+    })
+}
+
+/// Who holds the slot: another instance, or what the server still takes for our last session.
+fn held(relay: &Relay, known: &Known, slot: Option<&SlotView>) -> Option<NotReady> {
+    let holder = slot.and_then(SlotView::held_by)?;
+    let ours = slot.and_then(|slot| slot.active_pid).is_some_and(|pid| known.last_pid == Some(pid));
+    Some(if ours {
+        NotReady::Retry("the server still serves our broken session".to_owned())
+    } else {
+        NotReady::Standby(format!("slot {} is held by {holder}", relay.settings.slot))
+    })
+}
+
+/// The producer and what asks for topics' limits. Both connect by themselves, now or later.
+fn kafka(relay: &Relay, known: &Known) -> Result<(Producer, Inbox, LimitDesk), NotReady> {
+    let failed = |error: CreateError| {
+        NotReady::Halt(Halt::new(
+            format!("the Kafka client cannot be made: {error}"),
+            "correct the Kafka settings (txstream config shows them)",
+        ))
+    };
+    let inbox = Inbox::new();
+    let producer = Producer::new(&relay.kafka, known.batch_limit, inbox.clone()).map_err(failed)?;
+    let desk = LimitDesk::open(&relay.kafka, known.limits.keys()).map_err(failed)?;
+    Ok((producer, inbox, desk))
 }
 
 async fn replication_version(conn: &SqlConn) -> String {
@@ -132,7 +190,10 @@ async fn replication_version(conn: &SqlConn) -> String {
 /// The checks of the start; creates the slot of a first start.
 async fn look(relay: &Relay, known: &Known, conn: &SqlConn) -> Result<Ready, NotReady> {
     let instance = Instance { name: known.instance.clone(), reported_lsn: known.reported_lsn };
-    let ready = preflight::check(conn, &relay.settings, &relay.outbox, &instance).await?;
+    let check = preflight::check(conn, &relay.settings, &relay.outbox, &instance);
+    let ready = timeout(LOOK_TIMEOUT, check).await.map_err(|_| {
+        NotReady::Retry(format!("the server did not answer the checks within {LOOK_TIMEOUT:?}"))
+    })??;
     if ready.verdict == Verdict::NeverExisted && relay.create_slot {
         let new = CreateSlot {
             slot: &relay.settings.slot,
@@ -161,16 +222,49 @@ async fn look_again(
     before: Ready,
 ) -> Result<(Ready, Lsn), NotReady> {
     let now = look(relay, known, conn).await?;
+    // Through this connection the slot must be seen to be held: at a failover an address can lead to
+    // the old primary once and to the new one then, and one server's position is not the other's.
+    let slot = now.slot.as_ref();
+    known.last_pid = slot.and_then(|slot| slot.active_pid);
+    if known.last_pid.is_none() {
+        return Err(NotReady::Retry("SQL and replication connections lead to different servers".to_owned()));
+    }
     if now.tables != before.tables {
         return Err(NotReady::Retry("an outbox table changed while streaming began".to_owned()));
     }
     if let Verdict::Behind { slot_lsn, row_lsn } = now.verdict {
         tracing::warn!(%slot_lsn, %row_lsn, "the slot is behind what was confirmed before; records in between come again");
     }
-    let slot = now.slot.as_ref();
-    known.last_pid = slot.and_then(|slot| slot.active_pid);
-    let confirmed = slot.and_then(|slot| slot.confirmed_flush_lsn);
-    Ok((now, confirmed.unwrap_or(Lsn::ZERO)))
+    let confirmed_lsn = now.slot.as_ref().and_then(|slot| slot.confirmed_flush_lsn);
+    if let Some(confirmed_lsn) = confirmed_lsn {
+        mark_unclean(relay, known, conn, &now, confirmed_lsn).await?;
+    }
+    Ok((now, confirmed_lsn.unwrap_or(Lsn::ZERO)))
+}
+
+/// From here on the slot moves with this instance, by idle keepalives too: a clean row of a holder
+/// before would look as if someone else had moved it.
+async fn mark_unclean(
+    relay: &Relay,
+    known: &Known,
+    conn: &SqlConn,
+    ready: &Ready,
+    confirmed_lsn: Lsn,
+) -> Result<(), NotReady> {
+    let identity = Identity {
+        system_identifier: &ready.system_identifier,
+        database: &ready.database,
+        instance: &known.instance,
+        reported_lsn: confirmed_lsn,
+    };
+    let progress = Progress {
+        slot: &relay.settings.slot,
+        identity: &identity,
+        confirmed_lsn,
+        clean: false,
+        recovery: None,
+    };
+    Ok(checkpoint::advance(conn, &progress).await.map_err(Problem::from)?)
 }
 
 fn monitor(relay: &Relay, known: &Known, ready: Ready) -> Monitor {
@@ -181,6 +275,7 @@ fn monitor(relay: &Relay, known: &Known, ready: Ready) -> Monitor {
         outbox: relay.outbox.clone(),
         tables: ready.tables,
         system_identifier: ready.system_identifier,
+        timeline: ready.timeline,
         database: ready.database,
         instance: known.instance.clone(),
         board: Arc::clone(&relay.board),

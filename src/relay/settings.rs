@@ -35,8 +35,6 @@ pub enum OnReject {
     /// Stop before the record.
     #[default]
     Halt,
-    /// Park it, and every later record of its key, in `txstream_dead_letter`.
-    DeadLetter,
 }
 
 /// The circuit breaker around dispatch.

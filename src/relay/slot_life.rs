@@ -7,7 +7,18 @@ use crate::outbox;
 use crate::postgres::publication::{self, Gap, TableKind};
 use crate::postgres::slot::{self, CreateError, DropError, NewSlot, NotOurs, SlotView, Terminal};
 use crate::postgres::{Lsn, PgError};
+use postgres_protocol::escape::{escape_identifier, escape_literal};
 use tokio_postgres::Client;
+
+/// How to go on when what a slot had not confirmed cannot come by it any more.
+pub(crate) const BEGIN_ANEW: &str = "run txstream slot drop --yes and then txstream slot create; outbox rows that \
+     were not confirmed by then lie before the new slot: insert them again";
+
+/// The SQL that makes the relay forget what its checkpoint says of a slot, so that the slot is taken as
+/// it stands.
+pub(crate) fn forget(slot: &str) -> String {
+    format!("DELETE FROM {} WHERE slot = {};", checkpoint::TABLE, escape_literal(slot))
+}
 
 /// How the rows of commands are marked: no relay has this instance.
 const BY_COMMAND: &str = "txstream slot";
@@ -60,6 +71,8 @@ pub enum SlotError {
         table: String,
         /// The columns that the preset or a placement needs.
         columns: Vec<String>,
+        /// The SQL that adds them.
+        sql: String,
     },
     /// The publication does not bring every row of a table.
     #[error("publication {publication} does not cover {table}: {gap}")]
@@ -137,22 +150,20 @@ impl SlotError {
         match self {
             Self::NoPublication(_) | Self::NoTable(_) => "run txstream migrate up".to_owned(),
             Self::NotReplicated(_) => "set OUTBOX_TABLE to an ordinary or partitioned table".to_owned(),
-            Self::NoColumns { .. } => {
-                "set OUTBOX_PRESET to the one that fits the table, or add the columns".to_owned()
+            Self::NoColumns { sql, .. } => {
+                format!("set OUTBOX_PRESET and OUTBOX_PLACEMENT to what the table has, or add them: {sql}")
             }
             Self::Gap { sql, .. } => {
                 format!("run txstream migrate up, or if the publication is not its own: {sql}")
             }
-            Self::Lost { .. } | Self::Elsewhere { .. } => {
-                "run txstream slot reset (with --backfill to publish what may be unconfirmed)".to_owned()
+            Self::Lost { .. } => BEGIN_ANEW.to_owned(),
+            Self::Elsewhere { slot, .. } => {
+                format!("check DATABASE_URL and REPLICATION_URL; to begin anew here: {}", forget(slot))
             }
-            Self::Terminal { terminal, .. } => {
-                let reset = "run txstream slot reset (with --backfill to publish what may be unconfirmed)";
-                terminal.prevention().map_or_else(
-                    || reset.to_owned(),
-                    |sql| format!("{reset}; to keep it from happening again: {sql}"),
-                )
-            }
+            Self::Terminal { terminal, .. } => terminal.prevention().map_or_else(
+                || BEGIN_ANEW.to_owned(),
+                |sql| format!("{BEGIN_ANEW}; to keep it from happening again: {sql}"),
+            ),
             Self::DroppedBefore(_) => "run txstream slot create".to_owned(),
             Self::NotOurs(_) => "set REPLICATION_SLOT to another name; nothing was changed".to_owned(),
             Self::Missing(_) => "check REPLICATION_SLOT; txstream slot create makes one".to_owned(),
@@ -184,7 +195,9 @@ pub async fn ensure_published(
         }
         let columns = outbox.missing_columns(&table.column_names());
         if !columns.is_empty() {
-            return Err(SlotError::NoColumns { table: name.to_string(), columns });
+            let names = outbox.missing_column_names(&table.column_names());
+            let sql = add_columns(&table.quoted(), &names);
+            return Err(SlotError::NoColumns { table: name.to_string(), columns, sql });
         }
         if let Some(gap) = table.gaps(&found, |column| outbox.reads_column(column)).into_iter().next() {
             let sql = gap.sql(publication, &table);
@@ -193,6 +206,11 @@ pub async fn ensure_published(
         }
     }
     Ok(())
+}
+
+fn add_columns(table: &str, columns: &[&str]) -> String {
+    let add = |column: &&str| format!("ADD COLUMN {} text", escape_identifier(column));
+    format!("ALTER TABLE {table} {};", columns.iter().map(add).collect::<Vec<_>>().join(", "))
 }
 
 /// Creates the slot, and the checkpoint row that says so. One that exists and is ours is left as it is.
@@ -275,26 +293,53 @@ fn fresh(slot: &str, system_identifier: String, database: String, confirmed_lsn:
     }
 }
 
+/// What [`drop`] would drop.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Droppable {
+    /// A slot.
+    Slot(Box<SlotView>),
+    /// A slot that is gone already, and that the checkpoint takes for lost.
+    Lost {
+        /// The last position known to be confirmed.
+        confirmed_lsn: Option<Lsn>,
+    },
+}
+
 /// The slot that [`drop`] would drop, for the question before it.
 ///
 /// # Errors
-/// [`SlotError`] when there is none, it is another's, or someone holds it.
-pub async fn droppable(client: &Client, slot: &str) -> Result<SlotView, SlotError> {
+/// [`SlotError`] when there is none and none was lost, it is another's, or someone holds it.
+pub async fn droppable(client: &Client, slot: &str) -> Result<Droppable, SlotError> {
     let (_, database) = checkpoint::whereabouts(client).await?;
-    let view = slot::view(client, slot).await?.ok_or_else(|| SlotError::Missing(slot.to_owned()))?;
+    let Some(view) = slot::view(client, slot).await? else { return lost(client, slot).await };
     view.ensure_ours(&database)?;
     match view.held_by() {
         Some(holder) => Err(SlotError::InUse { slot: slot.to_owned(), holder }),
-        None => Ok(view),
+        None => Ok(Droppable::Slot(Box::new(view))),
     }
 }
 
-/// Drops the slot and records that it was done on purpose. What it had not confirmed is skipped.
+async fn lost(client: &Client, slot: &str) -> Result<Droppable, SlotError> {
+    match checkpoint::read(client, slot).await {
+        Ok(Some(Row { dropped: false, confirmed_lsn, .. })) => Ok(Droppable::Lost { confirmed_lsn }),
+        Ok(_) | Err(CheckpointError::NoTable) => Err(SlotError::Missing(slot.to_owned())),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Drops the slot and records that it was done on purpose. What it had not confirmed is skipped. A
+/// slot that was lost is given up.
 ///
 /// # Errors
 /// [`SlotError`] when there is none, it is another's, or someone holds it; nothing is changed then.
 pub async fn drop(client: &Client, slot: &str) -> Result<(), SlotError> {
-    let view = droppable(client, slot).await?;
+    let view = match droppable(client, slot).await? {
+        Droppable::Slot(view) => view,
+        Droppable::Lost { .. } => {
+            checkpoint::set_dropped(client, slot, true).await?;
+            return Ok(());
+        }
+    };
     // The record first: the other way round, an end in between would leave a slot that seems lost.
     let recorded = record_drop(client, slot, &view).await?;
     match slot::drop(client, slot).await {

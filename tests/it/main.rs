@@ -6,12 +6,40 @@ mod support;
 /// The stack that everything below stands on: Postgres, Kafka, the proxy.
 mod stack;
 
+/// The same while it streams, and when the slot is not what it was.
+mod checks;
 /// What a shell sees of the binary.
 mod cli;
+/// `lag`, with a relay and without.
+mod lag;
 /// `migrate`: what is made, what is adopted, and that nothing else is ever dropped.
 mod migrate;
+/// What the relay says of itself.
+mod observing;
+/// Rows that Kafka will never take.
+mod rejecting;
 /// Connections to Postgres: replication sessions and TLS.
 mod replication_session;
 /// The slot's beginning and end.
 mod slot;
+/// What a relay says at its start when something is not as it must be, and what mends it.
+mod starting;
+/// Which module may use which.
+mod structure;
 mod tls;
+
+/// What the tests below write and how they judge what arrived.
+mod load;
+
+/// A huge transaction in fixed memory.
+mod big;
+/// A committed row becomes exactly the promised record.
+mod delivery;
+/// Whatever breaks, nothing is lost or reordered.
+mod faults;
+/// An idle outbox pins no WAL.
+mod idle;
+/// A second relay takes over.
+mod standby;
+/// A graceful stop repeats and loses nothing.
+mod stopping;

@@ -66,7 +66,8 @@ fn of_server(error: &ServerError, replication_command: bool) -> Option<String> {
         }
         "42501" => "grant the role what is missing",
         "42704" if says("publication") => {
-            "create it with: txstream migrate up; a publication younger than the slot also needs: txstream slot reset"
+            "create it with: txstream migrate up; a slot older than the publication is dropped and \
+             created again: txstream slot drop, txstream slot create"
         }
         "42704" if says("replication slot") => "create it with: txstream slot create",
         "55000" if says("wal_level") => {
@@ -87,4 +88,4 @@ fn of_server(error: &ServerError, replication_command: bool) -> Option<String> {
 }
 
 const SLOT_LOST: &str =
-    "the slot cannot go on; see: txstream slot status; then: txstream slot reset --backfill";
+    "the slot cannot go on; see: txstream slot status; then: txstream slot drop, txstream slot create";

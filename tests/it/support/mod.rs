@@ -11,6 +11,7 @@ pub(crate) mod database;
 pub(crate) mod http;
 pub(crate) mod kafka;
 pub(crate) mod metrics;
+pub(crate) mod outbox;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
 pub(crate) mod relay;
@@ -20,6 +21,7 @@ pub(crate) mod wait;
 
 pub(crate) use database::Database;
 pub(crate) use kafka::Kafka;
+pub(crate) use outbox::{Halted, Outbox, halted, published};
 pub(crate) use postgres::{Postgres, Shutdown};
 pub(crate) use proxy::{Direction, Proxy};
 pub(crate) use relay::{Relay, run_cli};
