@@ -107,6 +107,9 @@ pub(crate) async fn measure(database: &Database, kafka: &Kafka, time: Duration) 
     let cpu_before = usage(relay.pid()).expect("the relay runs").cpu;
     tokio::time::sleep_until(times.due(rows)).await;
     let cpu = usage(relay.pid()).expect("the relay runs").cpu.saturating_sub(cpu_before);
+    for writer in writers {
+        writer.join().expect("a writer of the probe could not write");
+    }
     let end = Instant::now() + PATIENCE;
     while times.arrived.iter().any(|arrived| arrived.load(Ordering::Acquire) == 0) {
         assert!(
@@ -117,9 +120,7 @@ pub(crate) async fn measure(database: &Database, kafka: &Kafka, time: Duration) 
         sleep(Duration::from_millis(20)).await;
     }
     times.stop.store(true, Ordering::Relaxed);
-    for thread in writers.into_iter().chain([reader]) {
-        thread.join().unwrap();
-    }
+    reader.join().unwrap();
     relay.sigterm().await;
     let exit = relay.wait_exit(PATIENCE).await;
     assert!(exit.status.success(), "the relay ended with {}:\n{}", exit.status, exit.stderr);
@@ -191,8 +192,8 @@ async fn insert_in_time(client: &Client, number: u64, times: &Times) {
     let aggregate_type = TOPIC.rsplit('.').next().unwrap();
     let insert = format!(
         "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload) \
-         VALUES ($1, '{aggregate_type}', $2, 'OrderCreated', \
-                 jsonb_build_object('order', $3::bigint, 'note', repeat(md5($2), 6), 'total', 7))"
+         VALUES ($1, '{aggregate_type}', $2::text, 'OrderCreated', \
+                 jsonb_build_object('order', $3::bigint, 'note', repeat(md5($2::text), 6), 'total', 7))"
     );
     let insert = client.prepare(&insert).await.unwrap();
     let rows = u64::try_from(times.committed.len()).unwrap();

@@ -53,14 +53,16 @@ pub(crate) async fn prove(database: &Database, kafka: &Kafka, books: &Books) -> 
         (
             found.wrong.is_empty(),
             format!(
-                "{} rolled back events, none of them in Kafka; every record has its row's key and payload",
-                count(books.rolled_back())
+                "{} rolled back events, {} committed: {} records are of a rolled back one or unlike their row",
+                count(books.rolled_back()),
+                count(rows.len()),
+                found.wrong.len()
             ),
         ),
         (
             disordered == 0,
             format!(
-                "{} aggregates, {disordered} of them out of order: first records in commit order",
+                "{} aggregates, {disordered} of them out of order (first records against the order of the commits)",
                 count(keys)
             ),
         ),
@@ -69,8 +71,8 @@ pub(crate) async fn prove(database: &Database, kafka: &Kafka, books: &Books) -> 
         say(&format!("{}  {claim}", if *held { "ok  " } else { "FAIL" }));
     }
     say(&format!(
-        "      {} records repeat an earlier one: the kill came before the slot knew of them. A repeated \
-         record has the same bytes and the same id, so consumers can tell.",
+        "      {} records repeat an earlier one: the kill came before the slot knew of them.\n      \
+         A repeated record has the same bytes and the same id, so consumers can tell.",
         count(found.repeated)
     ));
     for wrong in found.wrong.iter().take(10) {
