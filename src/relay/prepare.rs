@@ -72,24 +72,14 @@ impl From<PgError> for NotReady {
 /// Prepares a session. May be dropped at any await: nothing is held but connections.
 pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared, NotReady> {
     relay.board.turn();
-    // A standby looks four times a second: it keeps its connection.
-    let conn = match known.standby_conn.take().filter(|conn| !conn.is_closed()) {
-        Some(conn) => conn,
-        None => sql::connect(&relay.conninfo, &relay.application_name).await.map_err(|error| {
-            refused(relay, error, |role, database| format!("GRANT CONNECT ON DATABASE {database} TO {role};"))
-        })?,
-    };
+    let conn = connect(relay, known).await?;
     let Ok(looked) = timeout(LOOK_TIMEOUT, look(relay, known, &conn)).await else {
         return Err(NotReady::Retry("the server does not answer; connecting anew".to_owned()));
     };
     let ready = looked?;
     if let Some(holder) = ready.slot.as_ref().and_then(SlotView::held_by) {
-        let ours = ready
-            .slot
-            .as_ref()
-            .and_then(|slot| slot.active_pid)
-            .is_some_and(|pid| known.last_pid == Some(pid));
-        if ours {
+        let holder_pid = ready.slot.as_ref().and_then(|slot| slot.active_pid);
+        if holder_pid.is_some() && holder_pid == known.last_pid {
             return Err(NotReady::Retry("the server still serves our broken session".to_owned()));
         }
         known.standby_conn = Some(conn);
@@ -163,6 +153,16 @@ fn refused(relay: &Relay, error: PgError, grant: impl Fn(&str, &str) -> String) 
     let role = escape_identifier(&relay.conninfo.user);
     let database = escape_identifier(&relay.conninfo.dbname);
     NotReady::Halt(Halt::new(error.report(), grant(&role, &database)))
+}
+
+/// The ordinary connection. A standby looks four times a second, so it keeps its own.
+async fn connect(relay: &Relay, known: &mut Known) -> Result<SqlConn, NotReady> {
+    if let Some(kept) = known.standby_conn.take().filter(|kept| !kept.is_closed()) {
+        return Ok(kept);
+    }
+    sql::connect(&relay.conninfo, &relay.application_name).await.map_err(|error| {
+        refused(relay, error, |role, database| format!("GRANT CONNECT ON DATABASE {database} TO {role};"))
+    })
 }
 
 async fn replication_version(conn: &SqlConn) -> String {
