@@ -27,6 +27,9 @@ const FORCED: &[(&str, &str)] = &[
     ("statistics.interval.ms", "0"),
 ];
 
+/// The default `batch.size` below: a topic whose limit is smaller needs another producer.
+pub const DEFAULT_BATCH_BYTES: u32 = 1_000_000;
+
 /// Defaults of ours where librdkafka's do not suit; every one may be set otherwise.
 const DEFAULTS: &[(&str, &str)] = &[
     // The relay gathers records by the recent rate and hands them over in bursts; lingering would

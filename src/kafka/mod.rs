@@ -137,6 +137,8 @@ pub enum Trouble {
 pub enum SendError {
     /// The queue is full: backpressure, not a failure.
     QueueFull,
+    /// It was taken and failed at once; the inbox has its [`Event::Failed`].
+    CameBack,
     /// It will never be taken.
     Rejected(Rejection, String),
     /// The producer is finished.

@@ -70,10 +70,10 @@ impl Producer {
     ///
     /// When librdkafka refuses it for a reason that a resend can mend (its topic is known to be
     /// missing, or closed to us), the record counts as taken and comes back as [`Event::Failed`],
-    /// like one that fails later: there is one way to handle such records.
+    /// like one that fails later: [`SendError::CameBack`] only says that it has done so already.
     ///
     /// # Errors
-    /// [`SendError`]; the record was not taken and its ticket will not come back.
+    /// [`SendError`]; but for `CameBack` the record was not taken and its ticket will not come back.
     pub fn send(&self, record: &Record, ticket: Ticket) -> Result<(), SendError> {
         // The slice of an empty key is not null, so an empty key stays one; likewise an empty value.
         let mut out = BaseRecord::with_opaque_to(&record.topic, ticket).key(&record.key[..]);
@@ -110,7 +110,7 @@ impl Producer {
                     message,
                     record,
                 })));
-                Ok(())
+                Err(SendError::CameBack)
             }
         }
     }

@@ -106,14 +106,23 @@ impl Settings {
     /// The columns that a table needs and does not have, each with who needs it, as people read it:
     /// `aggregateid (preset debezium)`.
     pub fn missing_columns(&self, present: &[&str]) -> Vec<String> {
+        self.missing(present).map(|(column, who, name)| format!("{column} ({who}{name})")).collect()
+    }
+
+    /// The names of the columns that a table needs and does not have.
+    pub fn missing_column_names(&self, present: &[&str]) -> Vec<&str> {
+        self.missing(present).map(|(column, ..)| column).collect()
+    }
+
+    /// Column, who needs it, and that one's name.
+    fn missing<'a>(
+        &'a self,
+        present: &[&str],
+    ) -> impl Iterator<Item = (&'a str, &'static str, &'static str)> {
         let preset =
             self.preset.required_columns().iter().map(|column| (*column, "preset ", self.preset.name()));
         let placed = self.placement.iter().map(|placed| (placed.column.as_str(), "OUTBOX_PLACEMENT", ""));
-        preset
-            .chain(placed)
-            .filter(|(column, ..)| !present.contains(column))
-            .map(|(column, who, name)| format!("{column} ({who}{name})"))
-            .collect()
+        preset.chain(placed).filter(|(column, ..)| !present.contains(column))
     }
 
     /// Whether a column is read: by the preset or by a placement.

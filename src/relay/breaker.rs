@@ -128,6 +128,13 @@ impl Breaker {
         }
     }
 
+    /// Kafka answered something else than a record: worth a probe, but no acknowledgement.
+    pub(super) fn answered(&mut self, now: Instant) {
+        if self.state == State::Open && !self.forced {
+            self.half_open(now);
+        }
+    }
+
     /// Time passed; `oldest_sent` is when the oldest record at the producer was handed over.
     pub(super) fn tick(&mut self, oldest_sent: Option<Instant>, now: Instant) {
         if self.state == State::Open && !self.forced && self.reset_at().is_some_and(|at| now >= at) {

@@ -17,7 +17,7 @@ use super::breaker::{Breaker, State, Transition};
 use super::gather::Gather;
 use super::halt::Halt;
 use super::lane::{Lanes, Queued};
-use super::ledger::{Ledger, Oldest};
+use super::ledger::Ledger;
 use super::rounds::{Round, Rounds};
 use super::settings::Settings;
 use super::topics::{TopicId, Topics, Trouble};
@@ -28,6 +28,9 @@ use crate::postgres::Lsn;
 /// Behind the oldest unresolved record at most this many are acknowledged; then intake stops, or
 /// the ledger, and what a crash repeats, would grow without bound.
 const MAX_RESOLVED_BEHIND: usize = 1_000_000;
+
+/// How soon a producer that was full with nothing left to report is tried again.
+const FULL_FOR: Duration = Duration::from_millis(5);
 
 /// Takes records for Kafka; the producer, or a model of it.
 pub(super) trait Sink {
@@ -98,7 +101,8 @@ pub(super) struct Core {
     breaker: Breaker,
     gather: Gather,
     backoff: Backoff,
-    queue_full: bool,
+    /// The producer takes nothing until something was reported, or until then.
+    full_until: Option<Instant>,
     /// Since when a record waits for its topic's limit: it counts like one at the producer, since
     /// Kafka is what it waits for.
     wants_limit_since: Option<Instant>,
@@ -124,7 +128,7 @@ impl Core {
             breaker,
             gather: Gather::new(),
             backoff,
-            queue_full: false,
+            full_until: None,
             wants_limit_since: None,
             refused: None,
             fatal: None,
@@ -193,8 +197,8 @@ impl Core {
 
     /// A topic's size limit is known, from an answer of Kafka: a sign of life like an acknowledgement.
     pub(super) fn learnt_limit(&mut self, topic: &Arc<str>, limit: usize, now: Instant) {
-        if self.breaker.state() == State::Open {
-            self.breaker.success(now);
+        if self.wants_limit_since.is_some() {
+            self.breaker.answered(now);
         }
         self.set_limit(topic, limit);
     }
@@ -214,7 +218,10 @@ impl Core {
 
     /// Hands over what is due: first what has to go again, then a turn of every lane.
     pub(super) fn dispatch(&mut self, sink: &mut impl Sink, now: Instant) {
-        if self.queue_full || self.refused.is_some() || self.fatal.is_some() {
+        // librdkafka frees a record's place only after its report was handled, so the last report may
+        // come while the queue still counts as full.
+        self.full_until.take_if(|until| self.rounds.outstanding() == 0 && now >= *until);
+        if self.is_stuck() {
             return;
         }
         let mut allowance = self.breaker.allowance(self.rounds.outstanding());
@@ -270,7 +277,7 @@ impl Core {
 
     /// Nothing can be handed over until something happens.
     fn is_stuck(&self) -> bool {
-        self.queue_full || self.refused.is_some() || self.fatal.is_some()
+        self.full_until.is_some() || self.refused.is_some() || self.fatal.is_some()
     }
 
     fn hand_over(
@@ -281,14 +288,20 @@ impl Core {
         sink: &mut impl Sink,
         round: Round,
     ) -> bool {
-        match sink.send(record, ticket) {
-            Ok(()) => {
+        let sent = sink.send(record, ticket);
+        let until = self.rounds.opened_at(round) + FULL_FOR;
+        match sent {
+            Ok(()) | Err(SendError::CameBack) => {
                 self.ledger.sent(ticket, round);
                 self.rounds.sent(round);
                 self.topics.get_mut(topic).sent();
+                // Its failure is on the way: nothing may pass it meanwhile.
+                if sent.is_err() {
+                    self.full_until = Some(until);
+                }
                 return true;
             }
-            Err(SendError::QueueFull) => self.queue_full = true,
+            Err(SendError::QueueFull) => self.full_until = Some(until),
             Err(SendError::Rejected(rejection, message)) => {
                 self.refused = Some(refused(record, rejection, &message));
             }
@@ -299,7 +312,7 @@ impl Core {
 
     /// Kafka has the record.
     pub(super) fn acknowledged(&mut self, ticket: Ticket, now: Instant) -> Acknowledged {
-        self.queue_full = false;
+        self.full_until = None;
         let resolved = self.ledger.resolve(ticket);
         let sent_at = resolved.round.map_or(now, |round| self.rounds.reported(round));
         let id = self.routes[resolved.route as usize];
@@ -318,7 +331,7 @@ impl Core {
 
     /// The record came back and goes again, or stops the relay.
     pub(super) fn failed(&mut self, failure: Failure, remedy: Option<String>, now: Instant) -> CameBack {
-        self.queue_full = false;
+        self.full_until = None;
         let (route, round) = self.ledger.returned(failure.ticket);
         self.rounds.reported(round);
         let id = self.routes[route as usize];
@@ -373,7 +386,8 @@ impl Core {
         let can_send = !self.is_stuck() && self.breaker.allowance(self.rounds.outstanding()) > 0;
         let burst = self.gather.due_at().filter(|_| can_send && self.lanes.queued() > 0);
         let retry = self.topics.next_retry().filter(|_| can_send);
-        [burst, retry, self.breaker.next_tick()].into_iter().flatten().min()
+        let full = self.full_until.filter(|_| self.rounds.outstanding() == 0);
+        [burst, retry, full, self.breaker.next_tick()].into_iter().flatten().min()
     }
 
     /// Why the relay halts, once nothing is outstanding.
@@ -396,9 +410,11 @@ impl Core {
         self.ledger.oldest().map(|oldest| oldest.taken_at).or(self.wants_limit_since)
     }
 
-    /// The oldest unresolved record.
-    pub(super) fn oldest(&self) -> Option<Oldest> {
-        self.ledger.oldest()
+    /// When the oldest unresolved record was committed, one that waits for its topic's limit included:
+    /// µs since 2000-01-01 UTC.
+    pub(super) fn oldest_commit_time(&self) -> Option<i64> {
+        let oldest = self.ledger.oldest().map(|oldest| oldest.commit_time);
+        oldest.or_else(|| self.wants_limit_since.and_then(|_| self.ledger.open_commit_time()))
     }
 
     /// Records in each lane.

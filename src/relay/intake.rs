@@ -131,7 +131,7 @@ impl Intake {
             Mapped::InvalidTopic { record, reason } => {
                 self.metrics.unmapped().rejected();
                 self.stopped = Some(Stopped::Halt(Halt::new(
-                    format!("record {}: the topic's name {reason}", describe(&record)),
+                    format!("record {}: {reason}", describe(&record)),
                     format!(
                         "the confirmed LSN stays before it; set KAFKA_TOPIC_EVENTS, or correct what writes \
                          aggregatetype and {}",

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 
 use tokio::time::Instant;
 
-use super::rounds::Round;
+use super::rounds::{Round, Rounds};
 use crate::kafka::Ticket;
 use crate::postgres::Lsn;
 
@@ -49,10 +49,10 @@ struct Place {
 }
 
 /// Not at the producer.
-const WAITING: Round = Round::MAX;
+const WAITING: Round = Rounds::LAST + 2;
 
 /// Acknowledged or parked.
-const RESOLVED: Round = Round::MAX - 1;
+const RESOLVED: Round = Rounds::LAST + 1;
 
 impl Place {
     fn is_resolved(&self) -> bool {
@@ -144,6 +144,12 @@ impl Ledger {
         let transaction = &mut self.transactions[newest];
         transaction.end_lsn = Some(end_lsn);
         let held_records = transaction.records > 0;
+        if !held_records && newest > 0 {
+            // It is confirmed with the one before it: empty transactions (PostgreSQL 14 sends those
+            // that touch nothing published) must not pile up behind a record that is stuck.
+            self.transactions.pop_back();
+            self.transactions[newest - 1].end_lsn = Some(end_lsn);
+        }
         self.advance();
         held_records
     }
@@ -250,6 +256,11 @@ impl Ledger {
     /// Their bytes, overhead included.
     pub(super) fn in_flight_bytes(&self) -> usize {
         self.in_flight_bytes
+    }
+
+    /// Commit time of the transaction being received.
+    pub(super) fn open_commit_time(&self) -> Option<i64> {
+        self.transactions.back().filter(|_| self.open).map(|transaction| transaction.commit_time)
     }
 
     /// The oldest unresolved record.

@@ -26,15 +26,20 @@ pub(super) struct LimitDesk {
 }
 
 impl LimitDesk {
-    /// Opens the desk; nothing is connected before the first question.
+    /// Opens the desk; nothing is connected before the first question. `known` topics are asked for
+    /// again when their time comes.
     ///
     /// # Errors
     /// [`CreateError`] when the settings make no client.
-    pub(super) fn open(settings: &kafka::Settings) -> Result<Self, CreateError> {
+    pub(super) fn open<'a>(
+        settings: &kafka::Settings,
+        known: impl Iterator<Item = &'a Arc<str>>,
+    ) -> Result<Self, CreateError> {
         let limits = Limits::new(settings)?;
         let (questions, to_ask) = mpsc::channel(8);
         let (to_answer, answers) = mpsc::channel(8);
-        tokio::spawn(serve(limits, to_ask, to_answer));
+        let due = known.map(|topic| (Arc::clone(topic), Instant::now() + REFRESH_EVERY)).collect();
+        tokio::spawn(serve(limits, due, to_ask, to_answer));
         Ok(Self { questions, answers, asked: None })
     }
 
@@ -63,10 +68,10 @@ impl LimitDesk {
 
 async fn serve(
     limits: Limits,
+    mut due: BTreeMap<Arc<str>, Instant>,
     mut questions: mpsc::Receiver<Arc<str>>,
     answers: mpsc::Sender<(Arc<str>, LimitAnswer)>,
 ) {
-    let mut due: BTreeMap<Arc<str>, Instant> = BTreeMap::new();
     loop {
         let next = due.iter().min_by_key(|(_, at)| **at).map(|(topic, at)| (Arc::clone(topic), *at));
         let wait = async {

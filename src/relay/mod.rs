@@ -43,11 +43,11 @@ pub use settings::Settings;
 
 use self::backoff::Backoff;
 use self::breaker::Breaker;
-use self::monitor::{Monitor, Stand};
+use self::monitor::Stand;
 use self::prepare::{NotReady, Prepared};
 use self::session::{End, Lines, Session};
 use crate::admin::BreakerOrder;
-use crate::kafka;
+use crate::kafka::{self, Producer};
 use crate::metrics::Metrics;
 use crate::outbox;
 use crate::postgres::sql::SqlConn;
@@ -58,6 +58,9 @@ const STANDBY_LOOK: Duration = Duration::from_millis(250);
 
 /// How often a wait is mentioned again.
 const SAY_EVERY: Duration = Duration::from_secs(10);
+
+/// A session that lived this long was well: what ended it is news, and tried again at once.
+const LONG_SESSION: Duration = Duration::from_secs(5);
 
 /// Longest wait for the last status to be written at the end of a session.
 const LAST_STATUS: Duration = Duration::from_secs(1);
@@ -141,7 +144,7 @@ pub async fn run(
         };
         let wait = match prepared {
             Ok(prepared) => {
-                waiting.over();
+                let began = Instant::now();
                 let (end, unconfirmed) = stream(relay, &mut known, prepared, &mut stop, &mut orders).await;
                 relay.metrics.replication_connected.set(0);
                 match end {
@@ -166,7 +169,11 @@ pub async fn run(
                 }
                 relay.metrics.reconnected();
                 relay.board.note(|report| report.reconnects += 1);
-                backoff.delay(0)
+                // One that ends at once, again and again, must not decode the same WAL all day.
+                if began.elapsed() >= LONG_SESSION {
+                    waiting.over();
+                }
+                backoff.delay(waiting.attempts())
             }
             Err(NotReady::Halt(halt)) => return Err(halt),
             Err(NotReady::Standby(holder)) => {
@@ -244,14 +251,26 @@ async fn stream(
     let end = session.run(&mut lines).await;
     relay.board.state("stopping", None);
     drop(stand);
-    let Session { core, reader, mut writer, producer, .. } = session;
+    let Session { core, reader, mut writer, mut producer, .. } = session;
     let confirmed_lsn = core.ledger().confirmed_lsn();
     if matches!(end, End::Stopped | End::Halted(_) | End::ServerStopping | End::NeedsText(_)) {
         writer.queue_status(core.ledger().received_lsn(), confirmed_lsn);
         let flushed = timeout(LAST_STATUS, writer.flush()).await;
         if matches!(flushed, Ok(Ok(()))) && !matches!(end, End::ServerStopping) {
-            let conn = watching.await.ok().flatten();
-            confirm_seen(&monitor, conn.as_ref(), confirmed_lsn).await;
+            let abort = watching.abort_handle();
+            let seen = async {
+                let conn = watching.await.ok().flatten()?;
+                monitor::close_cleanly(&monitor, &conn, confirmed_lsn).await.then_some(())
+            };
+            if timeout(LAST_STATUS_SEEN, seen).await.ok().flatten().is_none() {
+                abort.abort();
+                tracing::warn!(%confirmed_lsn, "the last confirmation was sent and could not be seen at the slot");
+            }
+        }
+        // Whoever takes the slot next must not be overtaken by what this producer still holds. With
+        // nothing outstanding the slot is free first: a takeover is quicker.
+        if core.outstanding() > 0 {
+            close(producer.take()).await;
         }
         if let Err(error) = stream::finish(reader, writer).await {
             tracing::debug!(error = %error.report(), "the replication connection did not end in order");
@@ -262,18 +281,13 @@ async fn stream(
     known.breaker = Some(core.into_breaker());
     // Purged and destroyed before the next START_REPLICATION: a new session must not be overtaken by
     // records of the old one.
-    if let Some(producer) = producer {
-        let _ = tokio::task::spawn_blocking(move || producer.close()).await;
-    }
+    close(producer).await;
     (end, unconfirmed)
 }
 
-async fn confirm_seen(monitor: &Monitor, conn: Option<&SqlConn>, confirmed_lsn: Lsn) {
-    let seen = match conn {
-        Some(conn) => monitor::close_cleanly(monitor, conn, confirmed_lsn, LAST_STATUS_SEEN).await,
-        None => false,
-    };
-    if !seen {
-        tracing::warn!(%confirmed_lsn, "the last confirmation was sent and could not be seen at the slot");
+/// Purges and destroys the producer. A panic in there leaves nothing of it either.
+async fn close(producer: Option<Producer>) {
+    if let Some(producer) = producer {
+        let _ = tokio::task::spawn_blocking(move || producer.close()).await;
     }
 }

@@ -58,6 +58,7 @@ pub(super) struct Monitor {
     pub(super) outbox: outbox::Settings,
     pub(super) tables: Vec<TableIdentity>,
     pub(super) system_identifier: String,
+    pub(super) timeline: u32,
     pub(super) database: String,
     pub(super) instance: String,
     pub(super) board: Arc<Board>,
@@ -89,12 +90,17 @@ impl Monitor {
                     () = gone(&mut stand) => return None,
                 }
                 attempt = attempt.saturating_add(1);
-                match sql::connect(&self.conninfo, &self.application_name).await {
+                let connected = tokio::select! {
+                    connected = self.connect() => connected,
+                    () = gone(&mut stand) => return None,
+                };
+                match connected {
                     Ok(live) => conn = Some(live),
                     Err(error) => self.failed(&error, &notices).await,
                 }
                 continue;
             };
+            let since = Instant::now();
             let mut over = stand.clone();
             let ended = tokio::select! {
                 () = gone(&mut over) => return Some(live),
@@ -107,8 +113,25 @@ impl Monitor {
                 }
             };
             tracing::debug!(error = %ended.report(), "the monitoring connection is set up again");
-            attempt = 0;
+            if since.elapsed() > CHECKPOINT_EVERY * 5 {
+                attempt = 0;
+            }
         }
+    }
+
+    /// Connects to the server that streams; another one of the same cluster (a promoted standby, or
+    /// the primary that it replaced) knows nothing of this stream.
+    async fn connect(&self) -> Result<SqlConn, PgError> {
+        let conn = sql::connect(&self.conninfo, &self.application_name).await?;
+        if checkpoint::whereabouts(&conn).await?.0 != self.system_identifier
+            || preflight::timeline(&conn).await? != self.timeline
+        {
+            return Err(PgError::protocol(
+                "look at the slot",
+                "the address leads to another server than the stream",
+            ));
+        }
+        Ok(conn)
     }
 
     async fn failed(&self, error: &PgError, notices: &mpsc::Sender<Notice>) {
@@ -248,28 +271,23 @@ async fn take_pair(conn: &SqlConn) -> Result<Recovery, PgError> {
     }
 }
 
-/// Waits until the slot shows what was last reported, at most `limit`, and then writes the clean
-/// row: after a graceful stop the slot must not be found ahead of it.
-pub(super) async fn close_cleanly(
-    monitor: &Monitor,
-    conn: &SqlConn,
-    confirmed_lsn: Lsn,
-    limit: Duration,
-) -> bool {
-    let seen = async {
-        loop {
-            match slot::view(&**conn, &monitor.settings.slot).await {
-                Ok(Some(view)) if view.confirmed_flush_lsn >= Some(confirmed_lsn) => return true,
-                Ok(Some(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
-                Ok(None) | Err(_) => return false,
-            }
+/// Waits until the slot shows what was last reported, and then writes the clean row: after a graceful
+/// stop the slot must not be found ahead of it. The caller bounds the wait.
+pub(super) async fn close_cleanly(monitor: &Monitor, conn: &SqlConn, confirmed_lsn: Lsn) -> bool {
+    loop {
+        match slot::view(&**conn, &monitor.settings.slot).await {
+            Ok(Some(view)) if view.confirmed_flush_lsn >= Some(confirmed_lsn) => break,
+            Ok(Some(_)) => tokio::time::sleep(Duration::from_millis(5)).await,
+            Ok(None) | Err(_) => return false,
         }
-    };
-    let seen = timeout(limit, seen).await.unwrap_or(false);
-    if seen && let Err(error) = write(monitor, conn, confirmed_lsn, true, None).await {
-        tracing::warn!(error = %error.report(), "the checkpoint row of the stop cannot be written");
     }
-    seen
+    match write(monitor, conn, confirmed_lsn, true, None).await {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(error = %error.report(), "the checkpoint row of the stop cannot be written");
+            false
+        }
+    }
 }
 
 async fn gone(stand: &mut watch::Receiver<Stand>) {

@@ -65,6 +65,8 @@ pub(super) struct TableIdentity {
 pub(super) struct Ready {
     /// Cluster and database.
     pub(super) system_identifier: String,
+    /// The server's timeline.
+    pub(super) timeline: u32,
     /// Database name.
     pub(super) database: String,
     /// The outbox tables.
@@ -95,6 +97,7 @@ pub(super) async fn check(
 ) -> Result<Ready, Problem> {
     server(client).await?;
     let (system_identifier, database) = checkpoint::whereabouts(client).await?;
+    let timeline = timeline(client).await?;
     slot_life::ensure_published(client, &settings.publication, outbox).await?;
     let (tables, types) = identities(client, settings, outbox).await?;
     let slot = slot::view(client, &settings.slot).await?;
@@ -113,6 +116,7 @@ pub(super) async fn check(
     };
     let verdict = judge(row.as_ref(), slot.as_ref(), &identity);
     Ok(Ready {
+        timeline,
         binary: outbox::binary_safe_types(&types),
         system_identifier,
         database,
@@ -140,6 +144,18 @@ async fn server(client: &Client) -> Result<(), Problem> {
         )));
     }
     Ok(())
+}
+
+/// The server's timeline: with the system identifier it tells a promoted standby from the primary
+/// that it replaced.
+pub(super) async fn timeline(client: &Client) -> Result<u32, PgError> {
+    const DOING: &str = "read the timeline";
+    const SQL: &str = "select pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn())";
+    let failed = |source| PgError::statement(DOING, source);
+    let row = client.query_typed_one(SQL, &[]).await.map_err(failed)?;
+    let name: String = row.try_get(0).map_err(failed)?;
+    let timeline = name.get(..8).and_then(|hex| u32::from_str_radix(hex, 16).ok());
+    timeline.ok_or_else(|| PgError::protocol(DOING, "a WAL file's name without one"))
 }
 
 /// The tables' OIDs, and the types of the columns that are read.

@@ -16,10 +16,10 @@ use super::intake::Intake;
 use super::limit_desk::LimitDesk;
 use super::monitor::Monitor;
 use super::preflight::{self, Instance, Problem, Ready};
-use super::session::Opened;
+use super::session::{Opened, SILENCE};
 use super::slot_life::{self, CreateSlot};
 use super::{Known, Relay};
-use crate::kafka::{Inbox, Producer};
+use crate::kafka::{CreateError, Inbox, Producer};
 use crate::outbox::Mapper;
 use crate::postgres::error::Class;
 use crate::postgres::replication::{ReplicationConn, StartOptions, WalSenderTimeout};
@@ -30,9 +30,9 @@ use crate::postgres::{Lsn, PgError};
 /// Longest wait for an open transaction while the slot of a first start is created.
 const CREATE_LOCK_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Longest wait for the checks of a start, the creation of a slot included: the server of a kept
-/// connection may have vanished without a word.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(25);
+/// Longest wait for the answers to all checks: the server of a kept connection may have vanished without
+/// a word.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A session that can begin.
 pub(super) struct Prepared {
@@ -73,17 +73,10 @@ impl From<PgError> for NotReady {
 pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared, NotReady> {
     relay.board.turn();
     let conn = connect(relay, known).await?;
-    let Ok(looked) = timeout(LOOK_TIMEOUT, look(relay, known, &conn)).await else {
-        return Err(NotReady::Retry("the server does not answer; connecting anew".to_owned()));
-    };
-    let ready = looked?;
-    if let Some(holder) = ready.slot.as_ref().and_then(SlotView::held_by) {
-        let holder_pid = ready.slot.as_ref().and_then(|slot| slot.active_pid);
-        if holder_pid.is_some() && holder_pid == known.last_pid {
-            return Err(NotReady::Retry("the server still serves our broken session".to_owned()));
-        }
+    let ready = look(relay, known, &conn).await?;
+    if let Some(not_ready) = held(relay, known, ready.slot.as_ref()) {
         known.standby_conn = Some(conn);
-        return Err(NotReady::Standby(format!("slot {} is held by {holder}", relay.settings.slot)));
+        return Err(not_ready);
     }
     let walsender = WalSenderTimeout::choose(&conn, &relay.conninfo).await?;
     let mut replication =
@@ -97,19 +90,11 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
                 })
             })?;
     let identity = replication.identify_system().await?;
-    if identity.system_id != ready.system_identifier {
-        let why = "the replication connection led to another cluster than the one before it; trying again";
+    if identity.system_id != ready.system_identifier || identity.timeline != ready.timeline {
+        let why = "the replication connection led to another server than the one before it; trying again";
         return Err(NotReady::Retry(why.to_owned()));
     }
-    let inbox = Inbox::new();
-    let failed = |error: crate::kafka::CreateError| {
-        NotReady::Halt(Halt::new(
-            format!("the Kafka client cannot be made: {error}"),
-            "correct the Kafka settings (txstream config shows them)",
-        ))
-    };
-    let producer = Producer::new(&relay.kafka, known.batch_limit, inbox.clone()).map_err(failed)?;
-    let desk = LimitDesk::open(&relay.kafka).map_err(failed)?;
+    let (producer, inbox, desk) = kafka(relay, known)?;
     let binary = ready.binary && !known.text;
     let options =
         StartOptions { publications: vec![relay.settings.publication.clone()], binary, messages: false };
@@ -123,15 +108,22 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
             });
         }
     };
-    let (ready, confirmed_lsn) = look_again(relay, known, &conn, ready).await?;
-    mark_unclean(relay, known, &conn, &ready, confirmed_lsn).await?;
+    let (ready, confirmed_lsn) = match look_again(relay, known, &conn, ready).await {
+        Ok(seen) => seen,
+        Err(not_ready) => {
+            let _ = tokio::task::spawn_blocking(move || producer.close()).await;
+            return Err(not_ready);
+        }
+    };
     tracing::info!(
         slot = relay.settings.slot, %confirmed_lsn, binary, lanes = relay.settings.lanes,
         server = replication_version(&conn).await, "streaming from the slot"
     );
+    // Often enough that neither side takes the other for dead.
     let status_every = walsender
         .effective
-        .map_or(relay.settings.status_interval, |timeout| relay.settings.status_interval.min(timeout / 2));
+        .map_or(relay.settings.status_interval, |timeout| relay.settings.status_interval.min(timeout / 2))
+        .min(SILENCE / 3);
     let breaker = known.breaker.take().unwrap_or_else(|| Breaker::new(relay.settings.breaker));
     let core =
         Core::new(relay.settings.clone(), confirmed_lsn, breaker, Backoff::new(relay.settings.backoff));
@@ -155,14 +147,39 @@ fn refused(relay: &Relay, error: PgError, grant: impl Fn(&str, &str) -> String) 
     NotReady::Halt(Halt::new(error.report(), grant(&role, &database)))
 }
 
-/// The ordinary connection. A standby looks four times a second, so it keeps its own.
+/// The connection for everything but the stream. A standby looks four times a second: it keeps its own.
 async fn connect(relay: &Relay, known: &mut Known) -> Result<SqlConn, NotReady> {
-    if let Some(kept) = known.standby_conn.take().filter(|kept| !kept.is_closed()) {
+    if let Some(kept) = known.standby_conn.take().filter(|conn| !conn.is_closed()) {
         return Ok(kept);
     }
     sql::connect(&relay.conninfo, &relay.application_name).await.map_err(|error| {
         refused(relay, error, |role, database| format!("GRANT CONNECT ON DATABASE {database} TO {role};"))
     })
+}
+
+/// Who holds the slot: another instance, or what the server still takes for our last session.
+fn held(relay: &Relay, known: &Known, slot: Option<&SlotView>) -> Option<NotReady> {
+    let holder = slot.and_then(SlotView::held_by)?;
+    let ours = slot.and_then(|slot| slot.active_pid).is_some_and(|pid| known.last_pid == Some(pid));
+    Some(if ours {
+        NotReady::Retry("the server still serves our broken session".to_owned())
+    } else {
+        NotReady::Standby(format!("slot {} is held by {holder}", relay.settings.slot))
+    })
+}
+
+/// The producer and what asks for topics' limits. Both connect by themselves, now or later.
+fn kafka(relay: &Relay, known: &Known) -> Result<(Producer, Inbox, LimitDesk), NotReady> {
+    let failed = |error: CreateError| {
+        NotReady::Halt(Halt::new(
+            format!("the Kafka client cannot be made: {error}"),
+            "correct the Kafka settings (txstream config shows them)",
+        ))
+    };
+    let inbox = Inbox::new();
+    let producer = Producer::new(&relay.kafka, known.batch_limit, inbox.clone()).map_err(failed)?;
+    let desk = LimitDesk::open(&relay.kafka, known.limits.keys()).map_err(failed)?;
+    Ok((producer, inbox, desk))
 }
 
 async fn replication_version(conn: &SqlConn) -> String {
@@ -173,7 +190,10 @@ async fn replication_version(conn: &SqlConn) -> String {
 /// The checks of the start; creates the slot of a first start.
 async fn look(relay: &Relay, known: &Known, conn: &SqlConn) -> Result<Ready, NotReady> {
     let instance = Instance { name: known.instance.clone(), reported_lsn: known.reported_lsn };
-    let ready = preflight::check(conn, &relay.settings, &relay.outbox, &instance).await?;
+    let check = preflight::check(conn, &relay.settings, &relay.outbox, &instance);
+    let ready = timeout(LOOK_TIMEOUT, check).await.map_err(|_| {
+        NotReady::Retry(format!("the server did not answer the checks within {LOOK_TIMEOUT:?}"))
+    })??;
     if ready.verdict == Verdict::NeverExisted && relay.create_slot {
         let new = CreateSlot {
             slot: &relay.settings.slot,
@@ -202,20 +222,28 @@ async fn look_again(
     before: Ready,
 ) -> Result<(Ready, Lsn), NotReady> {
     let now = look(relay, known, conn).await?;
+    // Through this connection the slot must be seen to be held: at a failover an address can lead to
+    // the old primary once and to the new one then, and one server's position is not the other's.
+    let slot = now.slot.as_ref();
+    known.last_pid = slot.and_then(|slot| slot.active_pid);
+    if known.last_pid.is_none() {
+        return Err(NotReady::Retry("SQL and replication connections lead to different servers".to_owned()));
+    }
     if now.tables != before.tables {
         return Err(NotReady::Retry("an outbox table changed while streaming began".to_owned()));
     }
     if let Verdict::Behind { slot_lsn, row_lsn } = now.verdict {
         tracing::warn!(%slot_lsn, %row_lsn, "the slot is behind what was confirmed before; records in between come again");
     }
-    let slot = now.slot.as_ref();
-    known.last_pid = slot.and_then(|slot| slot.active_pid);
-    let confirmed = slot.and_then(|slot| slot.confirmed_flush_lsn);
-    Ok((now, confirmed.unwrap_or(Lsn::ZERO)))
+    let confirmed_lsn = now.slot.as_ref().and_then(|slot| slot.confirmed_flush_lsn);
+    if let Some(confirmed_lsn) = confirmed_lsn {
+        mark_unclean(relay, known, conn, &now, confirmed_lsn).await?;
+    }
+    Ok((now, confirmed_lsn.unwrap_or(Lsn::ZERO)))
 }
 
-/// Before the first status: from now on the slot moves ahead of the checkpoint row. A row still marked
-/// clean would make a crash before its next write look as if someone else had moved the slot.
+/// From here on the slot moves with this instance, by idle keepalives too: a clean row of a holder
+/// before would look as if someone else had moved it.
 async fn mark_unclean(
     relay: &Relay,
     known: &Known,
@@ -227,10 +255,15 @@ async fn mark_unclean(
         system_identifier: &ready.system_identifier,
         database: &ready.database,
         instance: &known.instance,
-        reported_lsn: known.reported_lsn,
+        reported_lsn: confirmed_lsn,
     };
-    let slot = &relay.settings.slot;
-    let progress = Progress { slot, identity: &identity, confirmed_lsn, clean: false, recovery: None };
+    let progress = Progress {
+        slot: &relay.settings.slot,
+        identity: &identity,
+        confirmed_lsn,
+        clean: false,
+        recovery: None,
+    };
     Ok(checkpoint::advance(conn, &progress).await.map_err(Problem::from)?)
 }
 
@@ -242,6 +275,7 @@ fn monitor(relay: &Relay, known: &Known, ready: Ready) -> Monitor {
         outbox: relay.outbox.clone(),
         tables: ready.tables,
         system_identifier: ready.system_identifier,
+        timeline: ready.timeline,
         database: ready.database,
         instance: known.instance.clone(),
         board: Arc::clone(&relay.board),

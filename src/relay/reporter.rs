@@ -138,7 +138,7 @@ fn gauges(relay: &Relay, core: &Core, _now: Instant) {
 
 /// Age of the oldest unconfirmed event since its commit, by the server's clock.
 fn oldest_age(core: &Core) -> Option<Duration> {
-    let committed = core.oldest()?.commit_time;
+    let committed = core.oldest_commit_time()?;
     let micros = u64::try_from(committed).unwrap_or(0);
     let at = UNIX_EPOCH + Duration::from_secs(946_684_800) + Duration::from_micros(micros);
     Some(SystemTime::now().duration_since(at).unwrap_or_default())

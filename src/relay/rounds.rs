@@ -25,10 +25,29 @@ struct Open {
 }
 
 impl Rounds {
-    /// Opens a round.
+    /// The highest number a round has; the ledger uses those above for records in no round.
+    pub(super) const LAST: Round = Round::MAX - 2;
+
+    /// Opens a round. One that stayed empty is used again, so that a stuck record does not pile them
+    /// up behind it, and the numbers above [`Rounds::LAST`] are passed over.
     pub(super) fn open(&mut self, now: Instant) -> Round {
-        self.rounds.push_back(Open { at: now, outstanding: 0 });
+        match self.rounds.back_mut().filter(|round| round.outstanding == 0) {
+            Some(unused) => unused.at = now,
+            None => self.rounds.push_back(Open { at: now, outstanding: 0 }),
+        }
+        while self.newest() > Self::LAST {
+            self.rounds.push_back(Open { at: now, outstanding: 0 });
+        }
+        self.newest()
+    }
+
+    fn newest(&self) -> Round {
         self.first.wrapping_add(u32::try_from(self.rounds.len() - 1).unwrap_or(u32::MAX))
+    }
+
+    /// When the round was opened.
+    pub(super) fn opened_at(&self, round: Round) -> Instant {
+        self.rounds[round.wrapping_sub(self.first) as usize].at
     }
 
     /// The producer took a record in.
@@ -89,6 +108,22 @@ mod tests {
         assert_eq!((rounds.oldest(), rounds.outstanding()), (Some(later), 1));
         rounds.reported(second);
         assert_eq!((rounds.oldest(), rounds.outstanding()), (None, 0));
+    }
+
+    #[test]
+    fn numbers_go_round_and_leave_out_those_that_mean_something_else() {
+        let now = Instant::now();
+        let mut rounds = Rounds { first: Rounds::LAST - 1, ..Rounds::default() };
+        let numbers: Vec<Round> = (0..4)
+            .map(|_| {
+                let round = rounds.open(now);
+                rounds.sent(round);
+                round
+            })
+            .collect();
+        assert_eq!(numbers, [Rounds::LAST - 1, Rounds::LAST, 0, 1]);
+        numbers.into_iter().for_each(|round| _ = rounds.reported(round));
+        assert_eq!((rounds.outstanding(), rounds.oldest()), (0, None));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use super::routes::Routes;
 use super::slot_life::BEGIN_ANEW;
 use super::{Known, Relay};
 use crate::admin::BreakerOrder;
+use crate::kafka::config::DEFAULT_BATCH_BYTES;
 use crate::kafka::limits::{DEFAULT_TOPIC_LIMIT, LimitAnswer};
 use crate::kafka::{self, Event, Failure, FailureClass, Inbox, Producer, Rejection, TopicTrouble, Trouble};
 use crate::metrics::ErrorType;
@@ -34,13 +35,16 @@ const STATUS_THROTTLE: Duration = Duration::from_millis(100);
 
 /// A server that is silent for this long while we read is taken for dead: it is asked to reply with
 /// every status.
-const SILENCE: Duration = Duration::from_secs(30);
+pub(super) const SILENCE: Duration = Duration::from_secs(30);
 
 /// How long a server that shuts down waits for Kafka's acknowledgements.
 const SERVER_STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// The drain at a stop while the breaker is open: nothing is to be expected from Kafka.
 const DRAIN_WITH_BREAKER_OPEN: Duration = Duration::from_secs(1);
+
+/// How long everything waits for the producer to drain before one with smaller batches takes over.
+const DRAIN_TO_SHRINK: Duration = Duration::from_secs(5);
 
 /// Seconds from 1970-01-01 to 2000-01-01, the epoch of Postgres.
 const POSTGRES_EPOCH: Duration = Duration::from_secs(946_684_800);
@@ -68,6 +72,13 @@ struct Closing {
     why: Why,
     since: Instant,
     deadline: Instant,
+}
+
+/// The producer has to make batches of at most `limit` bytes.
+#[derive(Debug, Clone, Copy)]
+struct Shrink {
+    limit: u32,
+    since: Instant,
 }
 
 #[derive(Debug)]
@@ -101,7 +112,7 @@ pub(super) struct Session<'a> {
     reporter: Reporter,
     events: Vec<Event>,
     closing: Option<Closing>,
-    shrink_to: Option<u32>,
+    shrink: Option<Shrink>,
     status_at: Instant,
     status_every: Duration,
     reply_requested: bool,
@@ -148,7 +159,7 @@ impl<'a> Session<'a> {
             reporter: Reporter::new(),
             events: Vec::new(),
             closing: None,
-            shrink_to: None,
+            shrink: None,
             status_at: Instant::now(),
             status_every: opened.status_every,
             reply_requested: false,
@@ -161,7 +172,7 @@ impl<'a> Session<'a> {
     pub(super) async fn run(&mut self, lines: &mut Lines<'_>) -> End {
         loop {
             let now = Instant::now();
-            if let Err(end) = self.turn(lines, now).await {
+            if let Err(end) = self.turn(lines, now) {
                 return end;
             }
             let may_read = self.may_read();
@@ -196,14 +207,14 @@ impl<'a> Session<'a> {
     }
 
     /// What is due now.
-    async fn turn(&mut self, lines: &Lines<'_>, now: Instant) -> Result<(), End> {
+    fn turn(&mut self, lines: &Lines<'_>, now: Instant) -> Result<(), End> {
         self.relay.board.turn();
         for (topic, attempt, wait) in self.core.tick(now) {
             self.relay.metrics.retry_delay(attempt.max(1), wait);
             tracing::debug!(%topic, attempt, ?wait, "failed records of the topic go again");
         }
-        self.swap_producer().await?;
-        if let (Some(producer), None) = (&mut self.producer, self.shrink_to) {
+        self.swap_producer(now)?;
+        if let (Some(producer), None) = (&mut self.producer, &self.shrink) {
             self.core.dispatch(producer, now);
         }
         self.status(now);
@@ -214,18 +225,26 @@ impl<'a> Session<'a> {
         self.look_for_an_end(now)
     }
 
-    /// A topic takes smaller batches than the producer makes: drain it, then another.
-    async fn swap_producer(&mut self) -> Result<(), End> {
-        let (Some(limit), 0) = (self.shrink_to, self.core.outstanding()) else { return Ok(()) };
+    /// A topic takes smaller batches than the producer makes: drain it, then another. What does not
+    /// drain soon must not hold up everything else: batches that are too large are then found out by
+    /// sending one by one, until the next session.
+    fn swap_producer(&mut self, now: Instant) -> Result<(), End> {
+        let Some(Shrink { limit, since }) = self.shrink else { return Ok(()) };
+        self.known.batch_limit = Some(limit);
+        if self.core.outstanding() > 0 {
+            if now >= since + DRAIN_TO_SHRINK {
+                self.shrink = None;
+            }
+            return Ok(());
+        }
         if let Some(old) = self.producer.take() {
-            // It waits for librdkafka's threads; a panic there leaves nothing of it either.
-            let _ = tokio::task::spawn_blocking(move || old.close()).await;
+            // Nothing of it is outstanding; it only waits for librdkafka's threads.
+            tokio::task::spawn_blocking(move || old.close());
         }
         self.inbox = Inbox::new();
         let producer = Producer::new(&self.relay.kafka, Some(limit), self.inbox.clone());
         self.producer = Some(producer.map_err(|error| End::Producer(error.to_string()))?);
-        self.known.batch_limit = Some(limit);
-        self.shrink_to = None;
+        self.shrink = None;
         Ok(())
     }
 
@@ -288,7 +307,13 @@ impl<'a> Session<'a> {
     fn noticed(&mut self, notice: Notice) {
         match notice {
             Notice::Halt(halt) => self.close(Why::Halt(halt), self.relay.settings.shutdown_timeout),
-            Notice::ServerStopping => self.close(Why::ServerStopping, SERVER_STOP_GRACE),
+            Notice::ServerStopping => {
+                let by = Instant::now() + SERVER_STOP_GRACE;
+                match &mut self.closing {
+                    Some(closing) => closing.deadline = closing.deadline.min(by),
+                    None => self.close(Why::ServerStopping, SERVER_STOP_GRACE),
+                }
+            }
         }
     }
 
@@ -404,8 +429,8 @@ impl<'a> Session<'a> {
         let now = Instant::now();
         self.known.limits.insert(Arc::clone(topic), limit as usize);
         self.core.learnt_limit(topic, limit as usize, now);
-        if limit < self.known.batch_limit.unwrap_or(DEFAULT_TOPIC_LIMIT) {
-            self.shrink_to = Some(limit);
+        if limit < self.known.batch_limit.unwrap_or(DEFAULT_BATCH_BYTES) {
+            self.shrink = Some(Shrink { limit, since: now });
         }
         self.intake.retry_pending(&mut self.core, now);
         if let Some(topic) = self.intake.wanted_limit() {
@@ -437,7 +462,7 @@ impl<'a> Session<'a> {
         let deadline = self.closing.as_ref().map(|closing| closing.deadline);
         let wakes = [
             Some(self.status_due()),
-            self.core.next_wake().filter(|_| self.shrink_to.is_none()),
+            self.core.next_wake().filter(|_| self.shrink.is_none()),
             self.silent_at(),
             deadline,
             Some(self.reporter.due_at()),
@@ -463,7 +488,9 @@ impl<'a> Session<'a> {
         let Some(closing) = &self.closing else { return Ok(()) };
         let ledger = self.core.ledger();
         let unresolved = ledger.unresolved();
-        let read = !matches!(closing.why, Why::Stop) || !ledger.in_transaction();
+        // A row that stops intake inside the transaction that a stop reads on to ends the stop too.
+        let stuck = self.intake.halt().is_some() || self.intake.needs_text().is_some();
+        let read = stuck || !matches!(closing.why, Why::Stop) || !ledger.in_transaction();
         let refused = self.core.refused().is_some() && self.core.outstanding() == 0;
         let open = self.core.breaker().0 == super::breaker::State::Open;
         let late = now >= closing.deadline || (open && now >= closing.since + DRAIN_WITH_BREAKER_OPEN);
@@ -474,7 +501,10 @@ impl<'a> Session<'a> {
             Some(Why::Halt(halt)) => End::Halted(halt),
             Some(Why::NeedsText(why)) => End::NeedsText(why),
             Some(Why::ServerStopping) => End::ServerStopping,
-            Some(Why::Stop) | None => End::Stopped,
+            Some(Why::Stop) | None => match self.intake.halt() {
+                Some(halt) => End::Halted(halt.clone()),
+                None => End::Stopped,
+            },
         })
     }
 }

@@ -195,7 +195,8 @@ pub async fn ensure_published(
         }
         let columns = outbox.missing_columns(&table.column_names());
         if !columns.is_empty() {
-            let sql = add_columns(&table.quoted(), &columns);
+            let names = outbox.missing_column_names(&table.column_names());
+            let sql = add_columns(&table.quoted(), &names);
             return Err(SlotError::NoColumns { table: name.to_string(), columns, sql });
         }
         if let Some(gap) = table.gaps(&found, |column| outbox.reads_column(column)).into_iter().next() {
@@ -207,8 +208,8 @@ pub async fn ensure_published(
     Ok(())
 }
 
-fn add_columns(table: &str, columns: &[String]) -> String {
-    let add = |column: &String| format!("ADD COLUMN {} text", escape_identifier(column));
+fn add_columns(table: &str, columns: &[&str]) -> String {
+    let add = |column: &&str| format!("ADD COLUMN {} text", escape_identifier(column));
     format!("ALTER TABLE {table} {};", columns.iter().map(add).collect::<Vec<_>>().join(", "))
 }
 

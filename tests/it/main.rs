@@ -10,6 +10,8 @@ mod stack;
 mod checks;
 /// What a shell sees of the binary.
 mod cli;
+/// The documents name only what exists, and all of it.
+mod docs;
 /// `lag`, with a relay and without.
 mod lag;
 /// `migrate`: what is made, what is adopted, and that nothing else is ever dropped.

@@ -1,1 +1,175 @@
-//! x
+//! Rows that Kafka will never take. The relay stops before such a row, says which and why, confirms
+//! and publishes what came before it, and publishes nothing behind it, however often it is started.
+
+use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
+
+use crate::support::{Halted, Outbox, unique};
+
+/// Enough to see that starts publish nothing.
+const RESTARTS: usize = 5;
+
+/// Commits an event of aggregate type `kind` before the bad row, the bad row, and one behind it, and
+/// starts a relay on them again and again.
+async fn halts_at(outbox: &Outbox, kind: &str, bad: &str, env: &[(&str, &str)]) -> Halted {
+    outbox.insert(kind, "before", r#"{"n": 1}"#).await;
+    outbox.database.exec(bad).await;
+    let end: String = outbox.database.value("SELECT pg_current_wal_lsn()::text").await;
+    outbox.insert(kind, "behind", r#"{"n": 2}"#).await;
+    let mut last = None;
+    for _ in 0..=RESTARTS {
+        let halted = outbox_halts(outbox, env).await;
+        halted.advises("the confirmed LSN stays before it");
+        let confirmed: bool = outbox
+            .database
+            .value(&format!(
+                "SELECT confirmed_flush_lsn < '{end}'::pg_lsn FROM pg_replication_slots WHERE slot_name = '{}'",
+                outbox.slot()
+            ))
+            .await;
+        assert!(confirmed, "the row is confirmed");
+        last = Some(halted);
+    }
+    let mut topic = outbox.topic(kind);
+    let records = topic.read_to_end().await;
+    let keys: Vec<&str> = records.iter().map(|record| record.key_text()).collect();
+    assert_eq!(keys, ["before"], "what came before it, once, and nothing behind it");
+    last.unwrap()
+}
+
+/// The relay may be ready for a moment: it has to read the row first.
+async fn outbox_halts(outbox: &Outbox, env: &[(&str, &str)]) -> Halted {
+    crate::support::halted(outbox.relay(&[], env).await).await
+}
+
+/// Reads the topic until it has so many records, and gives back their keys in order of arrival.
+async fn keys(outbox: &Outbox, kind: &str, count: usize) -> Vec<String> {
+    let mut topic = outbox.topic(kind);
+    topic.read_count(count).await;
+    let records = topic.read_to_end().await;
+    let mut keys: Vec<String> = records.iter().map(|record| record.key_text().to_owned()).collect();
+    keys.sort();
+    keys
+}
+
+#[tokio::test]
+async fn a_row_without_an_aggregate_halts_and_can_be_skipped() {
+    let outbox = Outbox::with_slot().await;
+    outbox.database.exec("ALTER TABLE outbox ALTER aggregateid DROP NOT NULL").await;
+    let kind = unique("null");
+    let id = "3c5a5a44-0bd3-4a5e-9c2f-0d7b7a9c1a11";
+    let bad = format!("INSERT INTO outbox (id, aggregatetype, type) VALUES ('{id}', '{kind}', 't')");
+    let halted = halts_at(&outbox, &kind, &bad, &[]).await;
+    halted.names(&[id, "public.outbox", "aggregateid is NULL"]);
+    outbox.database.exec(&skipping(&outbox, &halted)).await;
+    outbox.streams(&[], &[]).await;
+    assert_eq!(keys(&outbox, &kind, 2).await, ["before", "behind"]);
+}
+
+/// The SQL that a halt names to skip the transaction.
+fn skipping(outbox: &Outbox, halted: &Halted) -> String {
+    let (_, sql) = halted.remedy.split_once("skip its whole transaction: ").expect("SQL that skips it");
+    assert!(sql.contains(&format!("pg_replication_slot_advance('{}', ", outbox.slot())), "{sql}");
+    assert!(sql.ends_with(&format!("WHERE slot = '{}';", outbox.slot())), "{sql}");
+    sql.to_owned()
+}
+
+#[tokio::test]
+async fn a_name_that_no_topic_can_have_halts() {
+    let outbox = Outbox::with_slot().await;
+    let kind = unique("illegal");
+    let bad = format!(
+        "INSERT INTO outbox (aggregatetype, aggregateid, type) VALUES ('{kind} with blanks', 'k', 't')"
+    );
+    let halted = halts_at(&outbox, &kind, &bad, &[]).await;
+    halted.names(&[
+        &format!("outbox.event.{kind} with blanks"),
+        r#"key "k""#,
+        "the topic's name has characters other than",
+    ]);
+    halted.advises("set KAFKA_TOPIC_EVENTS");
+    let all = unique("all");
+    outbox.streams(&[], &[("KAFKA_TOPIC_EVENTS", &all)]).await;
+    let mut topic = outbox.kafka.topic(&all);
+    let records = topic.read_count(3).await;
+    assert!(records.iter().any(|record| record.key_text() == "k"), "{records:?}");
+}
+
+#[tokio::test]
+async fn a_name_that_no_topic_can_have_can_be_skipped() {
+    let outbox = Outbox::with_slot().await;
+    let kind = unique("skipped");
+    let bad = "INSERT INTO outbox (aggregatetype, aggregateid, type) VALUES ('a/b', 'k', 't')";
+    let halted = halts_at(&outbox, &kind, bad, &[]).await;
+    outbox.database.exec(&skipping(&outbox, &halted)).await;
+    outbox.streams(&[], &[]).await;
+    assert_eq!(keys(&outbox, &kind, 2).await, ["before", "behind"]);
+}
+
+/// Bytes that the relay says a record takes.
+fn size_said(halted: &Halted) -> usize {
+    let (_, rest) = halted.what.split_once("is too large: ").expect("it says how large");
+    rest.split(' ').next().unwrap().parse().unwrap()
+}
+
+/// A JSON string payload of that many characters, incompressible or not.
+fn payload(characters: usize) -> String {
+    format!("\"{}\"", "x".repeat(characters))
+}
+
+#[tokio::test]
+async fn a_record_at_the_limit_of_its_topic_passes_and_one_byte_more_halts() {
+    let outbox = Outbox::with_slot().await;
+    let kind = unique("large");
+    let topic = format!("outbox.event.{kind}");
+    outbox.kafka.create_topic(&topic, 2, &[("max.message.bytes", "2000")]).await;
+    let id = "6b1f6d0e-5f0f-4f4c-8f39-5a6c8a3e0b22";
+    let insert = |id: &str, characters: usize| {
+        format!(
+            "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload)
+                 VALUES ('{id}', '{kind}', 'key-1', 't', '{}')",
+            payload(characters)
+        )
+    };
+    // Far too large first, to learn what the rest of the record takes.
+    let halted = halts_at(&outbox, &kind, &insert(id, 3000), &[]).await;
+    halted.names(&[id, r#"key "key-1""#, &topic, "the topic takes 2000"]);
+    let said = size_said(&halted);
+    raise(&outbox, &topic, &halted, said).await;
+    outbox.streams(&[], &[]).await;
+    assert_eq!(keys(&outbox, &kind, 3).await, ["before", "behind", "key-1"]);
+
+    // The limit is now that record's size: one of the same size passes, one more byte does not.
+    let (fits, over) = ("8a0b1c2d-0000-4000-8000-000000000001", "8a0b1c2d-0000-4000-8000-000000000002");
+    outbox.database.exec(&insert(fits, 3000)).await;
+    outbox.streams(&[], &[]).await;
+    outbox.database.exec(&insert(over, 3001)).await;
+    outbox.insert(&kind, "last", "{}").await;
+    let halted = outbox_halts(&outbox, &[]).await;
+    halted.names(&[over, r#"key "key-1""#, &topic, &format!("the topic takes {said}")]);
+    assert_eq!(size_said(&halted), said + 1);
+    assert_eq!(keys(&outbox, &kind, 4).await, ["before", "behind", "key-1", "key-1"]);
+    raise(&outbox, &topic, &halted, said + 1).await;
+    outbox.streams(&[], &[]).await;
+    assert_eq!(keys(&outbox, &kind, 6).await, ["before", "behind", "key-1", "key-1", "key-1", "last"]);
+}
+
+/// Does what the remedy's `kafka-configs.sh` would.
+async fn raise(outbox: &Outbox, topic: &str, halted: &Halted, bytes: usize) {
+    halted.advises(&format!("--entity-name {topic} --add-config max.message.bytes={bytes}"));
+    let bytes = bytes.to_string();
+    let config = AlterConfig::new(ResourceSpecifier::Topic(topic)).set("max.message.bytes", &bytes);
+    let results = outbox.kafka.admin().alter_configs([&config], &AdminOptions::new()).await.unwrap();
+    for result in results {
+        result.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_payload_near_the_usual_limit_arrives_whole() {
+    let outbox = Outbox::with_slot().await;
+    let kind = unique("nine_hundred");
+    outbox.insert(&kind, "big", &payload(900_000)).await;
+    outbox.streams(&[], &[]).await;
+    let mut topic = outbox.topic(&kind);
+    assert_eq!(topic.read_count(1).await[0].value_text(), payload(900_000));
+}

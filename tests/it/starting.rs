@@ -375,7 +375,9 @@ async fn a_column_that_a_placement_needs_halts() {
     let outbox = Outbox::with_slot().await;
     let env = [("OUTBOX_PLACEMENT", "tenant:header,Region:header:r")];
     let halted = outbox.halts(&[], &env).await;
-    halted.names(&["public.outbox has no column tenant, Region"]).advises("OUTBOX_PLACEMENT");
+    halted
+        .names(&["public.outbox has no column tenant (OUTBOX_PLACEMENT), Region (OUTBOX_PLACEMENT)"])
+        .advises("OUTBOX_PLACEMENT");
     let sql = halted
         .advises(r#"ALTER TABLE "public"."outbox" ADD COLUMN "tenant" text, ADD COLUMN "Region" text;"#);
     outbox.database.exec(sql).await;

@@ -28,7 +28,6 @@ pub(super) const KNOWN: &[&str] = &[
     "linger.ms",
     "log.connection.close",
     "message.copy.max.bytes",
-    "message.max.bytes",
     "metadata.broker.list",
     "metadata.max.age.ms",
     "metadata.recovery.rebootstrap.trigger.ms",

@@ -84,6 +84,7 @@ pub(super) const RULES: &[Rule] = &[
     rule("partitioner.class", &[], "a key goes to the partition that the Java client chooses by default"),
     rule("interceptor.classes", &[], JAVA_CODE),
     rule("metric.reporters", &[], JAVA_CODE),
+    rule("message.max.bytes", &[], "the topic's max.message.bytes decides; leave it out"),
     rule("max.request.size", &[], "the topic's max.message.bytes decides; leave it out"),
     rule("buffer.memory", &[], "set WORKER_MAX_IN_FLIGHT_BYTES"),
     rule("max.block.ms", &[], "sending never blocks; leave it out"),

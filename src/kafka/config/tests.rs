@@ -210,3 +210,9 @@ fn a_client_that_only_asks_gets_no_producer_id_and_queues_no_log() {
     assert_eq!((config.get("enable.idempotence"), config.get("debug")), (None, None));
     assert_eq!((config.get("log_level"), config.get("sasl.username")), (Some("0"), Some("u")));
 }
+
+#[test]
+fn the_default_batch_size_is_the_one_that_topics_are_compared_with() {
+    let text = DEFAULTS.iter().find(|(name, _)| *name == "batch.size").map(|(_, value)| *value);
+    assert_eq!(text.and_then(|text| text.parse().ok()), Some(DEFAULT_BATCH_BYTES));
+}

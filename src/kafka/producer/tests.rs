@@ -261,7 +261,7 @@ async fn refused(error: Native, sent: &Record) -> Box<Failure> {
     // One permanent error must not take the producer with it, nor the topic once it is mended.
     let until = tokio::time::Instant::now() + DEADLINE;
     loop {
-        producer.send(&record("next", "1"), 0).unwrap();
+        taken(producer.send(&record("next", "1"), 0));
         let answer = events(&inbox, |all| acknowledged(all).len() + failures(all).len() > 0).await;
         if acknowledged(&answer) == [0] {
             break;
@@ -269,6 +269,12 @@ async fn refused(error: Native, sent: &Record) -> Box<Failure> {
         assert!(tokio::time::Instant::now() < until, "the topic stayed refused: {answer:?}");
     }
     failure
+}
+
+/// The producer took the record, though it may have failed already.
+#[track_caller]
+fn taken(sent: Result<(), SendError>) {
+    assert!(matches!(sent, Ok(()) | Err(SendError::CameBack)), "{sent:?}");
 }
 
 #[tokio::test]
@@ -389,7 +395,7 @@ async fn a_missing_topic_gives_the_record_back_at_once_and_later() {
     // The first waits in the queue until the topic is known to be missing, the second is refused by `send`.
     for ticket in [1, 2] {
         let sent = record("k", "v");
-        producer.send(&sent, ticket).unwrap();
+        taken(producer.send(&sent, ticket));
         let failure = one_failure(&inbox).await;
         assert_eq!((failure.ticket, failure.class), (ticket, FailureClass::Topic(TopicTrouble::Unknown)));
         assert_eq!(failure.record, sent);

@@ -85,6 +85,21 @@ fn an_empty_transaction_is_confirmed_in_its_turn() {
 }
 
 #[test]
+fn empty_transactions_do_not_pile_up_behind_a_stuck_record() {
+    let mut ledger = ledger();
+    ledger.begin(0);
+    let stuck = ledger.take(1, 0, Instant::now());
+    ledger.commit(Lsn(110));
+    for n in 0..1_000 {
+        ledger.begin(0);
+        ledger.commit(Lsn(200 + n));
+    }
+    assert_eq!((ledger.transactions.len(), ledger.confirmed_lsn()), (1, Lsn(100)));
+    ledger.resolve(stuck);
+    assert_eq!(ledger.confirmed_lsn(), Lsn(1_199));
+}
+
+#[test]
 #[should_panic(expected = "resolved twice")]
 fn a_ticket_resolves_once() {
     let mut ledger = ledger();
