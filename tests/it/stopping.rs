@@ -116,17 +116,14 @@ async fn a_stop_in_the_middle_of_a_big_transaction_reads_on_to_its_commit_and_no
 /// A relay with records at a Kafka that is frozen.
 async fn stuck(outbox: &Outbox, kafka: &Kafka, env: &[(&str, &str)]) -> Relay {
     let relay = outbox.relay(kafka.bootstrap(), env).await;
-    let mut topic = outbox.topic(kafka);
-    topic.read_count(1).await;
-    // The next record finds a producer that knows its topic.
-    eventually(SOON, "nothing is in flight", async || {
-        (relay.status().await["in_flight"]["records"] == 0).then_some(())
-    })
-    .await;
-    kafka.freeze().await;
     let n: i64 = outbox.database.value("select count(*) from outbox").await;
-    for n in n..n + 3 {
-        outbox.insert("k", u32::try_from(n).unwrap() + 1).await;
+    let n = u32::try_from(n).unwrap() + 1;
+    outbox.insert("k", n).await;
+    // All is acknowledged, and what the relay has to know of the topic it knows.
+    outbox.confirmed().await;
+    kafka.freeze().await;
+    for n in n + 1..n + 4 {
+        outbox.insert("k", n).await;
     }
     eventually(SOON, "three records are in flight", async || {
         (relay.status().await["in_flight"]["records"] == 3).then_some(())
@@ -139,7 +136,6 @@ async fn stuck(outbox: &Outbox, kafka: &Kafka, env: &[(&str, &str)]) -> Relay {
 async fn a_stop_that_kafka_does_not_let_finish_ends_at_its_deadline_or_at_a_second_signal() {
     let kafka = Kafka::start(&[]).await;
     let outbox = Outbox::new(Postgres::shared().await).await;
-    outbox.insert("k", 1).await;
 
     let relay = stuck(&outbox, &kafka, &[("SHUTDOWN_TIMEOUT", "2s")]).await;
     let begin = Instant::now();
@@ -159,7 +155,7 @@ async fn a_stop_that_kafka_does_not_let_finish_ends_at_its_deadline_or_at_a_seco
         kafka.thaw().await;
     }
     let _relay = outbox.relay(kafka.bootstrap(), &[]).await;
-    assert_eq!(outbox.all_arrive(&mut outbox.topic(&kafka)).await.rows, 10);
+    assert_eq!(outbox.all_arrive(&mut outbox.topic(&kafka)).await.rows, 12);
 }
 
 #[tokio::test]
@@ -167,7 +163,6 @@ async fn a_fast_shutdown_of_postgres_does_not_hang_on_a_frozen_kafka() {
     let kafka = Kafka::start(&[]).await;
     let postgres = Postgres::start(Postgres::default_version(), &[]).await;
     let outbox = Outbox::new(&postgres).await;
-    outbox.insert("k", 1).await;
     let mut relay = stuck(&outbox, &kafka, &[("WORKER_MAX_IN_FLIGHT_BYTES", "64KiB")]).await;
     let kind = &outbox.aggregate_type;
     // Far more than sockets hold: the walsender has to wait for us.
