@@ -10,8 +10,9 @@ use bytes::Bytes;
 use postgres_protocol::escape::escape_literal;
 use tokio::time::Instant;
 
-use super::core::{Core, Taken, describe};
+use super::core::{Core, Taken};
 use super::halt::Halt;
+use super::refusal::describe;
 use super::routes::Routes;
 use super::slot_life;
 use crate::kafka;

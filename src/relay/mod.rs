@@ -19,6 +19,7 @@ mod limit_desk;
 mod monitor;
 mod preflight;
 mod prepare;
+mod refusal;
 mod reporter;
 mod rounds;
 mod routes;

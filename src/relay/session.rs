@@ -3,12 +3,16 @@
 //! It ends when the stream is lost, the producer is finished, a person must act, or it is told to
 //! stop; whatever is unconfirmed then is streamed again by the next session.
 
+mod closing;
+mod deliveries;
+
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
+use self::closing::{Closing, Why};
 use super::core::{Core, Sink};
 use super::halt::Halt;
 use super::intake::Intake;
@@ -21,8 +25,7 @@ use super::{Known, Relay};
 use crate::admin::BreakerOrder;
 use crate::kafka::config::DEFAULT_BATCH_BYTES;
 use crate::kafka::limits::{DEFAULT_TOPIC_LIMIT, LimitAnswer};
-use crate::kafka::{self, Event, Failure, FailureClass, Inbox, Producer, Rejection, TopicTrouble, Trouble};
-use crate::metrics::ErrorType;
+use crate::kafka::{self, Event, Inbox, Producer};
 use crate::outbox::Record;
 use crate::postgres::PgError;
 use crate::postgres::stream::{ReplicationMessage, StatusWriter, WalReader};
@@ -50,9 +53,6 @@ const DRAIN_WITH_BREAKER_OPEN: Duration = Duration::from_secs(1);
 /// How long everything waits for the producer to drain before one with smaller batches takes over.
 const DRAIN_TO_SHRINK: Duration = Duration::from_secs(5);
 
-/// Seconds from 1970-01-01 to 2000-01-01, the epoch of Postgres.
-const POSTGRES_EPOCH: Duration = Duration::from_secs(946_684_800);
-
 /// How a session ended.
 #[derive(Debug)]
 pub(super) enum End {
@@ -70,27 +70,11 @@ pub(super) enum End {
     ServerStopping,
 }
 
-/// Why no more is read, and when the drain is over at the latest.
-#[derive(Debug)]
-struct Closing {
-    why: Why,
-    since: Instant,
-    deadline: Instant,
-}
-
 /// The producer has to make batches of at most `limit` bytes.
 #[derive(Debug, Clone, Copy)]
 struct Shrink {
     limit: u32,
     since: Instant,
-}
-
-#[derive(Debug)]
-enum Why {
-    Stop,
-    Halt(Halt),
-    NeedsText(String),
-    ServerStopping,
 }
 
 /// What the session talks to besides Postgres and Kafka.
@@ -329,102 +313,6 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn close(&mut self, why: Why, grace: Duration) {
-        if self.closing.is_none() {
-            let since = Instant::now();
-            self.closing = Some(Closing { why, since, deadline: since + grace });
-            self.relay.board.state("stopping", None);
-        }
-    }
-
-    fn deliveries(&mut self) {
-        let now = Instant::now();
-        let wall = postgres_now();
-        let mut events = std::mem::take(&mut self.events);
-        self.inbox.take(&mut events);
-        for event in events.drain(..) {
-            match event {
-                Event::Acknowledged(ticket) => {
-                    let record = self.core.acknowledged(ticket, now);
-                    self.acknowledged += 1;
-                    let commit_to_ack = (wall - record.commit_time) as f64 / 1e6;
-                    self.routes.touch(record.route).acknowledged(
-                        record.publishing.as_secs_f64(),
-                        record.processing.as_secs_f64(),
-                        commit_to_ack,
-                    );
-                }
-                Event::Failed(failure) => self.failed(*failure, now),
-                Event::Trouble(trouble) => self.trouble(trouble, now),
-            }
-        }
-        self.events = events;
-        self.routes.flush();
-    }
-
-    fn failed(&mut self, failure: Failure, now: Instant) {
-        let (error_type, remedy) = self.explain(&failure);
-        let topic = Arc::clone(&failure.record.topic);
-        let (message, class) = (failure.message.clone(), failure.class);
-        let failed = self.core.failed(failure, remedy.clone(), now);
-        let route = self.routes.touch(failed.route);
-        if let Some(error_type) = error_type {
-            route.failed(error_type);
-            route.retried(failed.attempts.max(1));
-        }
-        if matches!(class, FailureClass::Rejected(_)) {
-            self.relay.metrics.late_rejection();
-        }
-        if failed.first {
-            tracing::error!(%topic, error = %message, remedy, "records of the topic fail; the topic waits, others flow");
-        }
-    }
-
-    fn explain(&self, failure: &Failure) -> (Option<ErrorType>, Option<String>) {
-        let topic = &failure.record.topic;
-        match failure.class {
-            FailureClass::Transport => (Some(ErrorType::Transport), None),
-            FailureClass::Topic(trouble) => {
-                let error_type = match trouble {
-                    TopicTrouble::Authorization => ErrorType::Authorization,
-                    TopicTrouble::Unknown => ErrorType::UnknownTopic,
-                };
-                (
-                    Some(error_type),
-                    Some(kafka::error::remedy(trouble, topic, &self.relay.kafka.brokers, None)),
-                )
-            }
-            FailureClass::Rejected(rejection) => {
-                let error_type = match rejection {
-                    Rejection::TooLarge => ErrorType::TooLarge,
-                    Rejection::Invalid => ErrorType::Invalid,
-                };
-                (Some(error_type), Some(kafka::error::rejection_remedy(rejection, topic)))
-            }
-            FailureClass::Fatal => (Some(ErrorType::Fatal), None),
-            FailureClass::Purged => (None, None),
-        }
-    }
-
-    fn trouble(&mut self, trouble: Trouble, now: Instant) {
-        match trouble {
-            Trouble::AllBrokersDown => {
-                tracing::warn!("no Kafka broker is reachable; trying on");
-                self.core.transport_trouble(true, now);
-            }
-            Trouble::Transport(message) => {
-                tracing::debug!(error = %message, "a connection to Kafka failed");
-                self.core.transport_trouble(false, now);
-            }
-            Trouble::Authentication(message) => {
-                tracing::error!(error = %message, remedy = "check the SASL and TLS properties (-X, KAFKA_CONFIG_FILE)",
-                    "Kafka refuses our credentials or certificate; trying on");
-                self.relay.board.note(|report| report.last_error = Some(message));
-            }
-            Trouble::Fatal(message) => self.core.producer_is_finished(message),
-        }
-    }
-
     fn limit_answered(&mut self, topic: &Arc<str>, answer: &LimitAnswer) {
         let limit = match answer {
             LimitAnswer::Known(limit) => *limit,
@@ -483,46 +371,4 @@ impl<'a> Session<'a> {
         let soon = self.closing.as_ref().map(|_| now + DRAIN_WITH_BREAKER_OPEN);
         wakes.into_iter().chain([soon]).flatten().min().unwrap_or(now)
     }
-
-    fn look_for_an_end(&mut self, now: Instant) -> Result<(), End> {
-        if let Some(message) = self.core.fatal() {
-            return Err(End::Producer(message.to_owned()));
-        }
-        if self.silent_at().is_some_and(|at| now >= at) {
-            let doing = "hear from the server, which was asked to reply".to_owned();
-            return Err(End::Lost(PgError::Timeout { doing, limit: SILENCE }));
-        }
-        if let Some(halt) = self.intake.halt().or(self.core.refused()).cloned() {
-            self.close(Why::Halt(halt), self.relay.settings.shutdown_timeout);
-        } else if let Some(why) = self.intake.needs_text().map(str::to_owned) {
-            self.close(Why::NeedsText(why), self.relay.settings.shutdown_timeout);
-        }
-        let Some(closing) = &self.closing else { return Ok(()) };
-        let ledger = self.core.ledger();
-        let unresolved = ledger.unresolved();
-        // A row that stops intake inside the transaction that a stop reads on to ends the stop too.
-        let stuck = self.intake.halt().is_some() || self.intake.needs_text().is_some();
-        let read = stuck || !matches!(closing.why, Why::Stop) || !ledger.in_transaction();
-        let refused = self.core.refused().is_some() && self.core.outstanding() == 0;
-        let open = self.core.breaker().0 == super::breaker::State::Open;
-        let late = now >= closing.deadline || (open && now >= closing.since + DRAIN_WITH_BREAKER_OPEN);
-        if !(late || refused || (read && unresolved == 0)) {
-            return Ok(());
-        }
-        Err(match self.closing.take().map(|closing| closing.why) {
-            Some(Why::Halt(halt)) => End::Halted(halt),
-            Some(Why::NeedsText(why)) => End::NeedsText(why),
-            Some(Why::ServerStopping) => End::ServerStopping,
-            Some(Why::Stop) | None => match self.intake.halt() {
-                Some(halt) => End::Halted(halt.clone()),
-                None => End::Stopped,
-            },
-        })
-    }
-}
-
-/// Now, as Postgres counts: µs since 2000-01-01 UTC.
-fn postgres_now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH + POSTGRES_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }

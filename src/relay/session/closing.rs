@@ -1,0 +1,75 @@
+//! How a session comes to its end: why no more is read, and when the drain is over at the latest.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{DRAIN_WITH_BREAKER_OPEN, End, SILENCE, Session};
+use crate::postgres::PgError;
+use crate::relay::breaker::State;
+use crate::relay::halt::Halt;
+
+/// Why no more is read, and when the drain is over at the latest.
+#[derive(Debug)]
+pub(super) struct Closing {
+    pub(super) why: Why,
+    pub(super) since: Instant,
+    pub(super) deadline: Instant,
+}
+
+/// Why a session comes to its end.
+#[derive(Debug)]
+pub(super) enum Why {
+    Stop,
+    Halt(Halt),
+    NeedsText(String),
+    ServerStopping,
+}
+
+impl Session<'_> {
+    /// Stops reading, but for what `why` reads on to; the drain has `grace`. The first reason counts.
+    pub(super) fn close(&mut self, why: Why, grace: Duration) {
+        if self.closing.is_none() {
+            let since = Instant::now();
+            self.closing = Some(Closing { why, since, deadline: since + grace });
+            self.relay.board.state("stopping", None);
+        }
+    }
+
+    /// The end, if it has come.
+    pub(super) fn look_for_an_end(&mut self, now: Instant) -> Result<(), End> {
+        if let Some(message) = self.core.fatal() {
+            return Err(End::Producer(message.to_owned()));
+        }
+        if self.silent_at().is_some_and(|at| now >= at) {
+            let doing = "hear from the server, which was asked to reply".to_owned();
+            return Err(End::Lost(PgError::Timeout { doing, limit: SILENCE }));
+        }
+        if let Some(halt) = self.intake.halt().or(self.core.refused()).cloned() {
+            self.close(Why::Halt(halt), self.relay.settings.shutdown_timeout);
+        } else if let Some(why) = self.intake.needs_text().map(str::to_owned) {
+            self.close(Why::NeedsText(why), self.relay.settings.shutdown_timeout);
+        }
+        let Some(closing) = &self.closing else { return Ok(()) };
+        let ledger = self.core.ledger();
+        let unresolved = ledger.unresolved();
+        // A row that stops intake inside the transaction that a stop reads on to ends the stop too.
+        let stuck = self.intake.halt().is_some() || self.intake.needs_text().is_some();
+        let read = stuck || !matches!(closing.why, Why::Stop) || !ledger.in_transaction();
+        let refused = self.core.refused().is_some() && self.core.outstanding() == 0;
+        let open = self.core.breaker().0 == State::Open;
+        let late = now >= closing.deadline || (open && now >= closing.since + DRAIN_WITH_BREAKER_OPEN);
+        if !(late || refused || (read && unresolved == 0)) {
+            return Ok(());
+        }
+        Err(match self.closing.take().map(|closing| closing.why) {
+            Some(Why::Halt(halt)) => End::Halted(halt),
+            Some(Why::NeedsText(why)) => End::NeedsText(why),
+            Some(Why::ServerStopping) => End::ServerStopping,
+            Some(Why::Stop) | None => match self.intake.halt() {
+                Some(halt) => End::Halted(halt.clone()),
+                None => End::Stopped,
+            },
+        })
+    }
+}

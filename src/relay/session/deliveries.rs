@@ -1,0 +1,110 @@
+//! What the producer reports: acknowledgements, failures, troubles of the client.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+
+use super::Session;
+use crate::kafka::{self, Event, Failure, FailureClass, Rejection, TopicTrouble, Trouble};
+use crate::metrics::ErrorType;
+
+/// Seconds from 1970-01-01 to 2000-01-01, the epoch of Postgres.
+const POSTGRES_EPOCH: Duration = Duration::from_secs(946_684_800);
+
+impl Session<'_> {
+    /// Takes in what was reported.
+    pub(super) fn deliveries(&mut self) {
+        let now = Instant::now();
+        let wall = postgres_now();
+        let mut events = std::mem::take(&mut self.events);
+        self.inbox.take(&mut events);
+        for event in events.drain(..) {
+            match event {
+                Event::Acknowledged(ticket) => {
+                    let record = self.core.acknowledged(ticket, now);
+                    self.acknowledged += 1;
+                    let commit_to_ack = (wall - record.commit_time) as f64 / 1e6;
+                    self.routes.touch(record.route).acknowledged(
+                        record.publishing.as_secs_f64(),
+                        record.processing.as_secs_f64(),
+                        commit_to_ack,
+                    );
+                }
+                Event::Failed(failure) => self.failed(*failure, now),
+                Event::Trouble(trouble) => self.trouble(trouble, now),
+            }
+        }
+        self.events = events;
+        self.routes.flush();
+    }
+
+    fn failed(&mut self, failure: Failure, now: Instant) {
+        let (error_type, remedy) = self.explain(&failure);
+        let topic = Arc::clone(&failure.record.topic);
+        let (message, class) = (failure.message.clone(), failure.class);
+        let failed = self.core.failed(failure, remedy.clone(), now);
+        let route = self.routes.touch(failed.route);
+        if let Some(error_type) = error_type {
+            route.failed(error_type);
+            route.retried(failed.attempts.max(1));
+        }
+        if matches!(class, FailureClass::Rejected(_)) {
+            self.relay.metrics.late_rejection();
+        }
+        if failed.first {
+            tracing::error!(%topic, error = %message, remedy, "records of the topic fail; the topic waits, others flow");
+        }
+    }
+
+    fn explain(&self, failure: &Failure) -> (Option<ErrorType>, Option<String>) {
+        let topic = &failure.record.topic;
+        match failure.class {
+            FailureClass::Transport => (Some(ErrorType::Transport), None),
+            FailureClass::Topic(trouble) => {
+                let error_type = match trouble {
+                    TopicTrouble::Authorization => ErrorType::Authorization,
+                    TopicTrouble::Unknown => ErrorType::UnknownTopic,
+                };
+                (
+                    Some(error_type),
+                    Some(kafka::error::remedy(trouble, topic, &self.relay.kafka.brokers, None)),
+                )
+            }
+            FailureClass::Rejected(rejection) => {
+                let error_type = match rejection {
+                    Rejection::TooLarge => ErrorType::TooLarge,
+                    Rejection::Invalid => ErrorType::Invalid,
+                };
+                (Some(error_type), Some(kafka::error::rejection_remedy(rejection, topic)))
+            }
+            FailureClass::Fatal => (Some(ErrorType::Fatal), None),
+            FailureClass::Purged => (None, None),
+        }
+    }
+
+    fn trouble(&mut self, trouble: Trouble, now: Instant) {
+        match trouble {
+            Trouble::AllBrokersDown => {
+                tracing::warn!("no Kafka broker is reachable; trying on");
+                self.core.transport_trouble(true, now);
+            }
+            Trouble::Transport(message) => {
+                tracing::debug!(error = %message, "a connection to Kafka failed");
+                self.core.transport_trouble(false, now);
+            }
+            Trouble::Authentication(message) => {
+                tracing::error!(error = %message, remedy = "check the SASL and TLS properties (-X, KAFKA_CONFIG_FILE)",
+                    "Kafka refuses our credentials or certificate; trying on");
+                self.relay.board.note(|report| report.last_error = Some(message));
+            }
+            Trouble::Fatal(message) => self.core.producer_is_finished(message),
+        }
+    }
+}
+
+/// Now, as Postgres counts: µs since 2000-01-01 UTC.
+fn postgres_now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH + POSTGRES_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
