@@ -8,6 +8,7 @@
 mod backoff;
 pub mod board;
 mod breaker;
+mod budget;
 pub mod checkpoint;
 mod core;
 mod gather;
