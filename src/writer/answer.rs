@@ -30,7 +30,7 @@ pub(super) struct Refusal {
     /// What is wrong with which field.
     pub(super) fields: Vec<Problem>,
     /// A header that tells the client what to do.
-    hint: Option<(HeaderName, HeaderValue)>,
+    hint: Option<Box<(HeaderName, HeaderValue)>>,
     /// Details for the log only.
     pub(super) cause: Option<String>,
 }
@@ -61,7 +61,7 @@ impl Refusal {
     }
 
     pub(super) fn with_header(self, name: HeaderName, value: HeaderValue) -> Self {
-        Self { hint: Some((name, value)), ..self }
+        Self { hint: Some(Box::new((name, value))), ..self }
     }
 
     pub(super) fn with_cause(self, cause: impl Into<String>) -> Self {
@@ -74,7 +74,7 @@ impl Refusal {
             error["fields"] = json!(self.fields);
         }
         let mut answer = document(self.status, json!({"error": error}).to_string());
-        if let Some((name, value)) = self.hint {
+        if let Some((name, value)) = self.hint.map(|hint| *hint) {
             answer.headers_mut().insert(name, value);
         }
         answer

@@ -90,7 +90,7 @@ impl Health {
 
     /// Keeps the answer, and says when it became another.
     fn note(&self, answer: Result<(), (String, String)>) -> Result<(), String> {
-        let public = answer.as_ref().map(|()| ()).map_err(|(reason, _)| reason.clone());
+        let public = answer.as_ref().copied().map_err(|(reason, _)| reason.clone());
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         let was_up = latest.1.is_ok();
         if was_up != public.is_ok() {

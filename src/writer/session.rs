@@ -236,7 +236,8 @@ impl managed::Manager for Connector {
     async fn create(&self) -> Result<Session, SessionError> {
         // It is never closed; without a permit there is one login more.
         let _permit = self.logins.acquire().await;
-        self.connect().await
+        // Larger than all else that a request does, and seldom needed.
+        Box::pin(self.connect()).await
     }
 
     /// Costs no round trip: a connection that ended is known to have ended.

@@ -87,13 +87,26 @@ async fn a_port_in_use_ends_the_start() {
     }
 }
 
+/// Begins a transaction that has the numbers `n-1` and `n-2`, so that whoever wants them waits for its end.
+async fn hold(service: &Service) -> tokio_postgres::Client {
+    let other = service.database.client().await;
+    other
+        .batch_execute(
+            "begin; insert into orders (customer_id, order_number, total_amount, currency, items,
+                                        shipping_address, billing_address)
+                    select 'c', 'n-' || n, 0, 'EUR', '[]', '{}', '{}' from generate_series(1, 2) n",
+        )
+        .await
+        .unwrap();
+    other
+}
+
 #[tokio::test]
 async fn a_pool_in_full_use_is_503_with_retry_after_and_the_server_gives_up_in_time() {
     let database = migrated(Postgres::shared().await).await;
     let env = [("DB_MAX_OPEN_CONNS", "2"), ("SERVER_TIMEOUT", "3s")];
     let service = Service::start_with(database, &env).await;
-    let lock = service.database.client().await;
-    lock.batch_execute("begin; lock table orders in access exclusive mode").await.unwrap();
+    let lock = hold(&service).await;
     let (a, b) = (order("n-1"), order("n-2"));
     let late = async || {
         eventually(SOON, "both connections are in use", async || {
@@ -114,7 +127,7 @@ async fn a_pool_in_full_use_is_503_with_retry_after_and_the_server_gives_up_in_t
         refused(&c, 503, "busy");
         assert_eq!(c.header("retry-after"), Some("1"));
     }
-    lock.batch_execute("commit").await.unwrap();
+    lock.batch_execute("rollback").await.unwrap();
     assert_eq!(service.count("orders").await, 0, "what was answered with nothing stored is not stored later");
     assert_eq!(service.post_order(&order("n-1")).await.status, 201);
 }
@@ -124,8 +137,7 @@ async fn no_free_connection_within_the_wait_is_busy() {
     let database = migrated(Postgres::shared().await).await;
     let env = [("DB_MAX_OPEN_CONNS", "1"), ("SERVER_TIMEOUT", "20s")];
     let service = Service::start_with(database, &env).await;
-    let lock = service.database.client().await;
-    lock.batch_execute("begin; lock table orders in access exclusive mode").await.unwrap();
+    let lock = hold(&service).await;
     let stuck = order("n-1");
     let queued = async || {
         eventually(SOON, "the connection is in use", async || {
@@ -138,7 +150,7 @@ async fn no_free_connection_within_the_wait_is_busy() {
         refused(&answer, 503, "busy");
         assert_eq!(answer.header("retry-after"), Some("1"));
         assert!(begin.elapsed() < Duration::from_secs(10), "it does not wait for the whole timeout");
-        lock.batch_execute("commit").await.unwrap();
+        lock.batch_execute("rollback").await.unwrap();
     };
     let (stuck, ()) = tokio::join!(service.post_order(&stuck), queued());
     assert_eq!(stuck.status, 201, "{stuck:?}");
@@ -259,8 +271,7 @@ async fn a_connection_cut_before_the_answer_says_that_the_outcome_is_unknown() {
 #[tokio::test]
 async fn a_stop_answers_what_was_asked_and_refuses_new_clients() {
     let service = Service::start().await;
-    let lock = service.database.client().await;
-    lock.batch_execute("begin; lock table orders in access exclusive mode").await.unwrap();
+    let lock = hold(&service).await;
     let mut idle = TcpStream::connect(service.address).await.unwrap();
     let stuck = order("n-1");
     let mut told = async || {
@@ -276,7 +287,7 @@ async fn a_stop_answers_what_was_asked_and_refuses_new_clients() {
         .await;
         let mut rest = Vec::new();
         assert_eq!(idle.read_to_end(&mut rest).await.unwrap(), 0, "an idle connection is closed");
-        lock.batch_execute("commit").await.unwrap();
+        lock.batch_execute("rollback").await.unwrap();
     };
     let (answer, ()) = tokio::join!(service.post_order(&stuck), told());
     assert_eq!(answer.status, 201, "{answer:?}");
