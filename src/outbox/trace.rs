@@ -195,7 +195,7 @@ mod tests {
             (Some(" "), None),
             (Some("ä=1"), None),
             (Some(" a=\\#!:=, b=x "), Some("a=\\#!:=, b=x")),
-            (Some(&*"v".repeat(180)), Some(&*"v".repeat(180))),
+            (Some(&*"v".repeat(170)), Some(&*"v".repeat(170))),
             (Some(&*"v".repeat(400)), None),
         ] {
             let written = TraceContext::of_headers(PARENT, state).unwrap().to_properties();
