@@ -62,8 +62,9 @@ demo: prerequisites servers ## Postgres, Kafka and a relay: events in, records o
 	$(CARGO) build --locked --release --bin txstream --example demo
 	target/release/examples/demo
 
-bench: prerequisites servers ## Drain a backlog beside pg_recvlogical, measure latency (BENCH_ROWS, BENCH_PAIRS: less)
+bench: prerequisites servers ## Drain a backlog beside pg_recvlogical, measure latency; the writer beside pgbench
 	$(CARGO) bench --locked --bench drain
+	$(CARGO) bench --locked --bench writer
 
 stack-up: ## Start a Postgres and a Kafka that stay up (no Docker)
 	@scripts/stack up --version $(POSTGRES_VERSION)
