@@ -34,7 +34,7 @@ pub const REVISION: &str = match option_env!("TXSTREAM_REVISION") {
     _ => "unknown",
 };
 
-/// The content type of [`Metrics::render`].
+/// The content type of [`Registry::render`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Seconds. An acknowledgement takes a few milliseconds, the backlog of an outage minutes.
