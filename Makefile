@@ -57,13 +57,14 @@ servers: ## Fetch the servers that the tests run
 	@scripts/fetch-kafka >/dev/null
 
 ##@ Try
-.PHONY: demo bench stack-up stack-down stack-reset migrate migrate-down run-relay
+.PHONY: demo bench stack-up stack-down stack-reset migrate migrate-down run-relay run-api
 demo: prerequisites servers ## Postgres, Kafka and a relay: events in, records out, a crash in between
 	$(CARGO) build --locked --release --bin txstream --example demo
 	target/release/examples/demo
 
-bench: prerequisites servers ## Drain a backlog beside pg_recvlogical, measure latency (BENCH_ROWS, BENCH_PAIRS: less)
+bench: prerequisites servers ## Drain a backlog beside pg_recvlogical, measure latency; the writer beside pgbench
 	$(CARGO) bench --locked --bench drain
+	$(CARGO) bench --locked --bench writer
 
 stack-up: ## Start a Postgres and a Kafka that stay up (no Docker)
 	@scripts/stack up --version $(POSTGRES_VERSION)
@@ -82,6 +83,9 @@ migrate-down: ## Undo that
 
 run-relay: ## Run the relay against the stack, or DATABASE_URL and KAFKA_BROKERS
 	scripts/stack exec $(CARGO) run --locked -- relay --create-slot
+
+run-api: ## Run the writer, the HTTP service, against the stack, or DATABASE_URL
+	scripts/stack exec $(CARGO) run --locked -- writer
 
 ##@ Docker
 .PHONY: docker-build

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use txstream::metrics::Metrics;
+use txstream::metrics::{Metrics, Registry, WriterMetrics};
 
 /// Documents that are checked for names of files and tests.
 const DOCUMENTS: [&str; 5] =
@@ -43,9 +43,11 @@ fn rows<'a>(lines: &[&'a str]) -> Vec<Vec<&'a str>> {
     lines.iter().skip_while(|line| !is_table(line)).take_while(is_table).skip(2).map(cells).collect()
 }
 
-/// Every metric of ours with its labels, as a scrape shows them.
+/// Every metric of ours with its labels, as scrapes of a relay and a writer show them.
 fn metrics() -> BTreeMap<String, BTreeSet<String>> {
-    let text = String::from_utf8(Metrics::new().render().expect("metrics")).expect("UTF-8");
+    let writer = WriterMetrics::new([("GET /health", &[200][..])]);
+    let render = |registry: Registry| String::from_utf8(registry.render().expect("metrics")).expect("UTF-8");
+    let text = render(Metrics::new().registry()) + &render(writer.registry());
     let histograms: Vec<&str> =
         text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" histogram")).collect();
     let mut found = BTreeMap::new();

@@ -45,3 +45,6 @@ mod idle;
 mod standby;
 /// A graceful stop repeats and loses nothing.
 mod stopping;
+
+/// The HTTP service.
+mod writer;

@@ -15,7 +15,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("admin", &["metrics", "secret"]),
     ("migrate", &["outbox", "postgres"]),
     ("relay", &["outbox", "pgoutput", "postgres", "kafka", "metrics", "admin"]),
-    ("config", &["outbox", "postgres", "kafka", "admin", "relay", "migrate", "secret"]),
+    ("writer", &["outbox", "postgres", "metrics", "admin", "secret"]),
+    ("config", &["outbox", "postgres", "kafka", "admin", "relay", "migrate", "secret", "writer"]),
 ];
 
 fn source() -> PathBuf {
