@@ -44,7 +44,7 @@ fn rows<'a>(lines: &[&'a str]) -> Vec<Vec<&'a str>> {
 }
 
 /// Every metric of ours with its labels, as a scrape shows them.
-fn metrics() -> BTreeMap<String, BTreeSet<String>> {
+pub(crate) fn metrics() -> BTreeMap<String, BTreeSet<String>> {
     let text = String::from_utf8(Metrics::new().render().expect("metrics")).expect("UTF-8");
     let histograms: Vec<&str> =
         text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" histogram")).collect();

@@ -12,12 +12,20 @@ mod checks;
 mod cli;
 /// The documents name only what exists, and all of it.
 mod docs;
+/// Alert rules and their runbook.
+mod alerts;
+/// The Grafana dashboard.
+mod dashboard;
+/// Compose file, image, Kubernetes manifests and systemd unit.
+mod deploy;
 /// `lag`, with a relay and without.
 mod lag;
 /// `migrate`: what is made, what is adopted, and that nothing else is ever dropped.
 mod migrate;
 /// What the relay says of itself.
 mod observing;
+/// A real Prometheus and what it finds.
+mod prometheus;
 /// Rows that Kafka will never take.
 mod rejecting;
 /// Connections to Postgres: replication sessions and TLS.
@@ -26,6 +34,8 @@ mod replication_session;
 mod slot;
 /// What a relay says at its start when something is not as it must be, and what mends it.
 mod starting;
+/// The status page in a real browser.
+mod status_page;
 /// Which module may use which.
 mod structure;
 mod tls;
