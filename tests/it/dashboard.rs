@@ -44,7 +44,8 @@ fn every_query_of_the_dashboard_names_exported_metrics_only() {
         let bare: String = query.split('"').step_by(2).collect();
         for name in names(&bare) {
             let of_histogram = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
-            let known = exported.contains_key(name) || of_histogram.is_some_and(|name| exported.contains_key(name));
+            let known =
+                exported.contains_key(name) || of_histogram.is_some_and(|name| exported.contains_key(name));
             assert!(known, "{name} is not exported: {query}");
         }
         assert!(query.contains("{job=~\"txstream-relay\""), "it asks for the chosen job only: {query}");
@@ -100,7 +101,10 @@ fn panels_have_titles_units_and_places_of_their_own() {
         }
         if panel["type"] != "row" {
             assert_eq!(panel["datasource"]["uid"], "txstream-prometheus", "{title}");
-            assert!(!panel["description"].as_str().unwrap_or_default().is_empty(), "{title} explains nothing");
+            assert!(
+                !panel["description"].as_str().unwrap_or_default().is_empty(),
+                "{title} explains nothing"
+            );
         }
     }
 }

@@ -6,18 +6,16 @@ mod support;
 /// The stack that everything below stands on: Postgres, Kafka, the proxy.
 mod stack;
 
+/// Alert rules and their runbook.
+mod alerts;
 /// The same while it streams, and when the slot is not what it was.
 mod checks;
 /// What a shell sees of the binary.
 mod cli;
-/// The documents name only what exists, and all of it.
-mod docs;
-/// Alert rules and their runbook.
-mod alerts;
 /// The Grafana dashboard.
 mod dashboard;
-/// Compose file, image, Kubernetes manifests and systemd unit.
-mod deploy;
+/// The documents name only what exists, and all of it.
+mod docs;
 /// `lag`, with a relay and without.
 mod lag;
 /// `migrate`: what is made, what is adopted, and that nothing else is ever dropped.
@@ -34,8 +32,6 @@ mod replication_session;
 mod slot;
 /// What a relay says at its start when something is not as it must be, and what mends it.
 mod starting;
-/// The status page in a real browser.
-mod status_page;
 /// Which module may use which.
 mod structure;
 mod tls;

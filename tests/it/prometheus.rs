@@ -44,10 +44,8 @@ async fn prometheus_finds_data_for_every_query_of_dashboard_alerts_and_readme() 
     let prometheus = Prometheus::scraping(relay.admin()).await;
     // Rates need two scrapes of the same series, and events between them.
     let scraped = "count_over_time(txstream_events_published_total{event_type=\"Tested\"}[1m]) > 1";
-    eventually(SOON, "two scrapes", async || {
-        (!prometheus.query(scraped).await.is_empty()).then_some(())
-    })
-    .await;
+    eventually(SOON, "two scrapes", async || (!prometheus.query(scraped).await.is_empty()).then_some(()))
+        .await;
     let kind = unique("scraped");
     let insert = format!(
         "INSERT INTO outbox (aggregatetype, aggregateid, type)
