@@ -32,6 +32,8 @@ mod replication_session;
 mod slot;
 /// What a relay says at its start when something is not as it must be, and what mends it.
 mod starting;
+/// The status page in a real browser.
+mod status_page;
 /// Which module may use which.
 mod structure;
 mod tls;

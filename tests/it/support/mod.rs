@@ -7,6 +7,7 @@
 #![allow(dead_code, unused_imports, reason = "the benches and the demo include this and use a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on ends with the reason")]
 
+pub(crate) mod browser;
 pub(crate) mod database;
 pub(crate) mod http;
 pub(crate) mod kafka;
