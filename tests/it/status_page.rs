@@ -8,18 +8,11 @@ use crate::support::{Outbox, eventually};
 
 /// Waits until the page's text contains `wanted`.
 async fn shows(browser: &mut Browser, wanted: &str) {
-    let mut last = String::new();
-    let browser = std::cell::RefCell::new(browser);
-    let end = tokio::time::Instant::now() + SOON;
-    while tokio::time::Instant::now() < end {
-        let text = browser.borrow_mut().eval("document.body.innerText").await;
-        last = text.as_str().unwrap_or_default().to_owned();
-        if last.contains(wanted) {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
-    panic!("the page does not show {wanted:?}: {last}");
+    eventually(SOON, format!("the page shows {wanted:?}"), async || {
+        let text = browser.eval("document.body.innerText").await;
+        text.as_str().is_some_and(|text| text.contains(wanted)).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
