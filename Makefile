@@ -55,9 +55,10 @@ test-postgres-versions: ## The integration tests on every supported Postgres
 servers: ## Fetch the servers that the tests run
 	@scripts/fetch-postgres $(POSTGRES_VERSION) >/dev/null
 	@scripts/fetch-kafka >/dev/null
+	@scripts/fetch-prometheus >/dev/null
 
 ##@ Try
-.PHONY: demo bench stack-up stack-down stack-reset migrate migrate-down run-relay run-api
+.PHONY: demo bench stack-up stack-down stack-reset migrate migrate-down run-relay run-worker run-api
 demo: prerequisites servers ## Postgres, Kafka and a relay: events in, records out, a crash in between
 	$(CARGO) build --locked --release --bin txstream --example demo
 	target/release/examples/demo
@@ -84,10 +85,18 @@ migrate-down: ## Undo that
 run-relay: ## Run the relay against the stack, or DATABASE_URL and KAFKA_BROKERS
 	scripts/stack exec $(CARGO) run --locked -- relay --create-slot
 
-run-api: ## Run the writer, the HTTP service, against the stack, or DATABASE_URL
+run-worker: run-relay ## The same, by the name it had in the polling ancestor
+
+run-api: ## Run the writer, the HTTP service, against the stack or DATABASE_URL
 	scripts/stack exec $(CARGO) run --locked -- writer
 
-##@ Docker
-.PHONY: docker-build
+##@ Docker and deployment
+.PHONY: docker-build docker-run check-deploy
+docker-run: ## Start Postgres, Kafka, relay, writer, Prometheus and Grafana in containers
+	docker compose up --build
+
+check-deploy: ## Check compose file, image, manifests and systemd unit without an engine
+	@scripts/check-deploy
+
 docker-build: ## Build the image txstream:latest
 	docker build -f docker/Dockerfile -t txstream:latest .

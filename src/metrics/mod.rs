@@ -5,6 +5,7 @@
 //! Knows nothing of the rest of the crate.
 
 mod labels;
+mod latency;
 mod route;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use prometheus::{
 
 use labels::{ATTEMPTS, FirstSeen, OTHER, PROCESSED, QUEUED, WAL_STATUS, attempt_index, event_type_text};
 pub use labels::{BreakerState, ErrorType, Ignored};
+pub use latency::Latency;
 pub use route::Route;
 pub use writer::WriterMetrics;
 
@@ -319,6 +321,11 @@ impl Metrics {
     /// The broker rejected a record that no check before sending could find.
     pub fn late_rejection(&self) {
         self.late_rejections.inc();
+    }
+
+    /// What the time from commit to acknowledgement was so far.
+    pub fn commit_to_ack(&self) -> Latency {
+        Latency::of(&self.commit_to_ack)
     }
 
     /// What is served.

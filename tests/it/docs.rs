@@ -8,8 +8,14 @@ use std::process::Command;
 use txstream::metrics::{Metrics, Registry, WriterMetrics};
 
 /// Documents that are checked for names of files and tests.
-const DOCUMENTS: [&str; 5] =
-    ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/guarantees.md"];
+const DOCUMENTS: [&str; 6] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/guarantees.md",
+    "docs/runbook.md",
+];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -44,7 +50,7 @@ fn rows<'a>(lines: &[&'a str]) -> Vec<Vec<&'a str>> {
 }
 
 /// Every metric of ours with its labels, as scrapes of a relay and a writer show them.
-fn metrics() -> BTreeMap<String, BTreeSet<String>> {
+pub(crate) fn metrics() -> BTreeMap<String, BTreeSet<String>> {
     let writer = WriterMetrics::new([("GET /health", &[200][..])]);
     let render = |registry: Registry| String::from_utf8(registry.render().expect("metrics")).expect("UTF-8");
     let text = render(Metrics::new().registry()) + &render(writer.registry());

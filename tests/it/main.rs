@@ -6,10 +6,14 @@ mod support;
 /// The stack that everything below stands on: Postgres, Kafka, the proxy.
 mod stack;
 
+/// Alert rules and their runbook.
+mod alerts;
 /// The same while it streams, and when the slot is not what it was.
 mod checks;
 /// What a shell sees of the binary.
 mod cli;
+/// The Grafana dashboard.
+mod dashboard;
 /// The documents name only what exists, and all of it.
 mod docs;
 /// `lag`, with a relay and without.
@@ -18,6 +22,8 @@ mod lag;
 mod migrate;
 /// What the relay says of itself.
 mod observing;
+/// A real Prometheus and what it finds.
+mod prometheus;
 /// Rows that Kafka will never take.
 mod rejecting;
 /// Connections to Postgres: replication sessions and TLS.
@@ -26,6 +32,8 @@ mod replication_session;
 mod slot;
 /// What a relay says at its start when something is not as it must be, and what mends it.
 mod starting;
+/// The status page in a real browser.
+mod status_page;
 /// Which module may use which.
 mod structure;
 mod tls;
