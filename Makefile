@@ -39,7 +39,7 @@ clean: ## Delete what was built; the stack and the downloads stay
 	$(CARGO) clean
 
 ##@ Test
-.PHONY: test test-unit test-integration test-postgres-versions servers
+.PHONY: test test-unit test-integration crash-test test-matrix servers
 test: servers ## All tests; fetches a real Postgres and Kafka on first use (POSTGRES_VERSION=14 for another)
 	$(CARGO) test --locked
 
@@ -49,7 +49,10 @@ test-unit: ## Tests that need no server
 test-integration: servers ## Tests against the real Postgres and Kafka
 	$(CARGO) test --locked --test it
 
-test-postgres-versions: ## The integration tests on every supported Postgres
+crash-test: servers ## Kill the relay a thousand times at seeded moments and judge (CRASH_KILLS, CRASH_SECONDS, CRASH_SEED)
+	[ -n "$${CRASH_SECONDS:-}" ] || export CRASH_KILLS=$${CRASH_KILLS:-1000}; $(CARGO) test --locked --test it crash:: -- --nocapture
+
+test-matrix: ## The integration tests on every supported Postgres
 	for version in 14 15 16 17 18; do $(MAKE) test-integration POSTGRES_VERSION=$$version; done
 
 servers: ## Fetch the servers that the tests run

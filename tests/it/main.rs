@@ -43,6 +43,8 @@ mod load;
 
 /// A huge transaction in fixed memory.
 mod big;
+/// A relay killed at any moment loses nothing.
+mod crash;
 /// A committed row becomes exactly the promised record.
 mod delivery;
 /// Whatever breaks, nothing is lost or reordered.
