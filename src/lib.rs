@@ -7,7 +7,7 @@
 //! 3. [`outbox`]: a row of an outbox table becomes a [`outbox::Record`].
 //! 4. [`kafka`]: the producer; a record goes in with a ticket, a delivery with that ticket comes out.
 //! 5. [`relay`]: what may be read, sent and confirmed. The promise of the project lives here.
-//! 6. [`migrate`]: tables and the publication.
+//! 6. [`migrate`]: tables and the publication. [`retention`]: rows go once they are confirmed.
 //! 7. [`admin`], [`metrics`]: what the relay says about itself.
 //! 8. [`config`], [`cli`]: what people type.
 //!
@@ -35,4 +35,5 @@ pub mod outbox;
 pub mod pgoutput;
 pub mod postgres;
 pub mod relay;
+pub mod retention;
 pub mod secret;

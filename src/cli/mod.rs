@@ -13,6 +13,7 @@ mod flags;
 mod lag;
 mod man;
 mod migrate;
+mod outbox;
 mod output;
 mod relay;
 mod slot;
@@ -88,6 +89,7 @@ enum Command {
     Relay(relay::RelayArgs),
     Migrate(migrate::MigrateArgs),
     Slot(slot::SlotArgs),
+    Outbox(outbox::OutboxArgs),
     Lag(lag::LagArgs),
     Config(config::ConfigArgs),
     Completions(completions::CompletionsArgs),
@@ -189,6 +191,7 @@ impl Arguments {
             Command::Relay(args) => relay::run(args, config, set_level).await.inspect_err(log),
             Command::Migrate(args) => migrate::run(args, config).await,
             Command::Slot(args) => slot::run(args, config).await,
+            Command::Outbox(args) => outbox::run(args, config).await,
             Command::Lag(args) => lag::run(args, config).await,
             Command::Config(args) => config::run(args, config),
             // Answered by `parse`, which needs no configuration for them.
