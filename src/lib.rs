@@ -7,7 +7,7 @@
 //! 3. [`outbox`]: a row of an outbox table becomes a [`outbox::Record`].
 //! 4. [`kafka`]: the producer; a record goes in with a ticket, a delivery with that ticket comes out.
 //! 5. [`relay`]: what may be read, sent and confirmed. The promise of the project lives here.
-//! 6. [`migrate`]: tables and the publication.
+//! 6. [`migrate`]: tables and the publication. [`retention`]: rows go once they are confirmed.
 //! 7. [`writer`]: the HTTP service that writes orders and events into the outbox table.
 //! 8. [`admin`], [`metrics`]: what relay and writer say about themselves.
 //! 9. [`config`], [`cli`]: what people type.
@@ -36,5 +36,6 @@ pub mod outbox;
 pub mod pgoutput;
 pub mod postgres;
 pub mod relay;
+pub mod retention;
 pub mod secret;
 pub mod writer;

@@ -13,6 +13,7 @@ mod flags;
 mod lag;
 mod man;
 mod migrate;
+mod outbox;
 mod output;
 mod relay;
 mod signals;
@@ -91,6 +92,7 @@ enum Command {
     Writer(writer::WriterArgs),
     Migrate(migrate::MigrateArgs),
     Slot(slot::SlotArgs),
+    Outbox(outbox::OutboxArgs),
     Lag(lag::LagArgs),
     Config(config::ConfigArgs),
     Completions(completions::CompletionsArgs),
@@ -193,6 +195,7 @@ impl Arguments {
             Command::Writer(args) => writer::run(args, config, set_level).await.inspect_err(log),
             Command::Migrate(args) => migrate::run(args, config).await,
             Command::Slot(args) => slot::run(args, config).await,
+            Command::Outbox(args) => outbox::run(args, config).await,
             Command::Lag(args) => lag::run(args, config).await,
             Command::Config(args) => config::run(args, config),
             // Answered by `parse`, which needs no configuration for them.

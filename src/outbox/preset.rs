@@ -60,6 +60,14 @@ impl Preset {
         }
     }
 
+    /// The column that says when a row was written, in tables made for this preset.
+    pub fn time_column(self) -> &'static str {
+        match self {
+            Self::Debezium => "timestamp",
+            Self::Txstream => "created_at",
+        }
+    }
+
     /// The topic of all events unless another one is set; `None` routes by aggregate type.
     pub fn default_topic(self) -> Option<&'static str> {
         match self {

@@ -21,7 +21,7 @@ pub(crate) fn forget(slot: &str) -> String {
 }
 
 /// How the rows of commands are marked: no relay has this instance.
-const BY_COMMAND: &str = "txstream slot";
+pub(crate) const BY_COMMAND: &str = "txstream slot";
 
 /// A slot to be created, and what must be there before.
 #[derive(Debug, Clone, Copy)]

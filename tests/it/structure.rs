@@ -15,6 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("admin", &["metrics", "secret"]),
     ("migrate", &["outbox", "postgres"]),
     ("relay", &["outbox", "pgoutput", "postgres", "kafka", "metrics", "admin"]),
+    ("retention", &["outbox", "postgres", "relay"]),
     ("writer", &["outbox", "postgres", "metrics", "admin", "secret"]),
     ("config", &["outbox", "postgres", "kafka", "admin", "relay", "migrate", "secret", "writer"]),
 ];
