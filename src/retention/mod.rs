@@ -158,7 +158,9 @@ pub enum PruneError {
     #[error("nothing was pruned: this server is a standby (in recovery)")]
     InRecovery,
     /// How old its rows are cannot be known.
-    #[error("the age of the rows of {table} is not known: it has no column {column}, and track_commit_timestamp is off")]
+    #[error(
+        "the age of the rows of {table} is not known: it has no column {column}, and track_commit_timestamp is off"
+    )]
     NoAge {
         /// The table.
         table: String,

@@ -83,12 +83,11 @@ async fn attempt(
     dry_run: bool,
 ) -> Result<Outcome, tokio_postgres::Error> {
     let table = &partition.quoted;
-    let transaction = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start().await?;
+    let transaction =
+        client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start().await?;
     if !dry_run {
-        let lock = format!(
-            "set local lock_timeout = {}; lock table {table} in share mode",
-            PATIENCE.as_millis()
-        );
+        let lock =
+            format!("set local lock_timeout = {}; lock table {table} in share mode", PATIENCE.as_millis());
         transaction.batch_execute(&lock).await?;
     }
     let count = format!(

@@ -24,6 +24,8 @@ mod migrate;
 mod observing;
 /// A real Prometheus and what it finds.
 mod prometheus;
+/// Old rows go once they are confirmed, and only then.
+mod prune;
 /// Rows that Kafka will never take.
 mod rejecting;
 /// Connections to Postgres: replication sessions and TLS.
