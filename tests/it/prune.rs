@@ -51,12 +51,20 @@ async fn old_confirmed_rows_go_and_young_ones_stay() {
     }
     published(&relay, 51).await;
 
-    let dry = prune(&outbox, &["--dry-run"]).await;
-    assert_eq!((dry["dry_run"].as_bool(), dry["rows_deleted"].as_u64()), (Some(true), Some(50)), "{dry}");
+    // Any open transaction of the server, such as other tests', may hold back what is known.
+    let dry = eventually(SOON, "50 rows to be known as confirmed", async || {
+        let dry = prune(&outbox, &["--dry-run"]).await;
+        (dry["rows_deleted"] == 50).then_some(dry)
+    })
+    .await;
+    assert_eq!(dry["dry_run"], true, "{dry}");
     assert_eq!(rows(&outbox).await, 51, "a dry run changes nothing");
 
-    let report = prune(&outbox, &[]).await;
-    assert_eq!(report["rows_deleted"], 50, "{report}");
+    eventually(SOON, "all of them to go", async || {
+        prune(&outbox, &[]).await;
+        (rows(&outbox).await == 1).then_some(())
+    })
+    .await;
     assert_eq!(rows(&outbox).await, 1, "the young row stays");
     assert_eq!(prune(&outbox, &[]).await["rows_deleted"], 0);
 }
