@@ -6,13 +6,14 @@
 //! 2. [`pgoutput`]: the bytes of the logical replication plugin, decoded without copying.
 //! 3. [`outbox`]: a row of an outbox table becomes a [`outbox::Record`].
 //! 4. [`kafka`]: the producer; a record goes in with a ticket, a delivery with that ticket comes out.
-//! 5. [`relay`]: what may be read, sent and confirmed. The promise of the project lives here.
-//! 6. [`migrate`]: tables and the publication.
-//! 7. [`admin`], [`metrics`]: what the relay says about itself.
-//! 8. [`config`], [`cli`]: what people type.
+//! 5. [`dead_letter`]: the table of records that Kafka did not take, and their way back.
+//! 6. [`relay`]: what may be read, sent and confirmed. The promise of the project lives here.
+//! 7. [`migrate`]: tables and the publication.
+//! 8. [`admin`], [`metrics`]: what the relay says about itself.
+//! 9. [`config`], [`cli`]: what people type.
 //!
 //! Arrows go one way: `cli` uses everything, `config` builds the settings each module defines for
-//! itself, `relay` uses `outbox`, `pgoutput`, `postgres` and `kafka`, and none of those four knows
+//! itself, `relay` uses `outbox`, `pgoutput`, `postgres`, `kafka` and `dead_letter`, and none of those knows
 //! `relay`. `postgres` and `kafka` do not know each other.
 #![cfg_attr(
     test,
@@ -28,6 +29,7 @@
 pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod dead_letter;
 pub mod kafka;
 pub mod metrics;
 pub mod migrate;

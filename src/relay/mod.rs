@@ -17,6 +17,7 @@ mod lane;
 mod ledger;
 mod limit_desk;
 mod monitor;
+mod parking;
 mod preflight;
 mod prepare;
 mod refusal;

@@ -1,0 +1,1 @@
+//! Letters back to Kafka, in order.

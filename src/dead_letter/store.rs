@@ -1,0 +1,1 @@
+//! Storing letters, and what a relay asks of the table.
