@@ -53,7 +53,8 @@ struct Goal {
 
 impl Goal {
     fn from_environment() -> Self {
-        let end = from_environment("CRASH_SECONDS").map(|seconds| Instant::now() + Duration::from_secs(seconds));
+        let end =
+            from_environment("CRASH_SECONDS").map(|seconds| Instant::now() + Duration::from_secs(seconds));
         let kills = from_environment("CRASH_KILLS").unwrap_or(if end.is_some() { u64::MAX } else { KILLS });
         Self { kills, end }
     }

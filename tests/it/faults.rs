@@ -5,20 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::load::{Load, Outbox, RECOVERY};
+use crate::load::{Load, Outbox, RECOVERY, lasts};
 use crate::support::http;
 use crate::support::wait::SOON;
 use crate::support::{Database, Direction, Kafka, Postgres, Proxy, Relay, Shutdown, eventually};
-
-/// The unbroken time that a fault has to last, where its length is what is tested.
-async fn lasts(duration: Duration, mut meanwhile: impl AsyncFnMut()) {
-    let end = Instant::now() + duration;
-    eventually(duration + SOON, "time passes", async || {
-        meanwhile().await;
-        (Instant::now() >= end).then_some(())
-    })
-    .await;
-}
 
 #[tokio::test]
 async fn a_terminated_walsender_is_replaced_and_nothing_is_lost_or_reordered() {

@@ -18,15 +18,29 @@ pub(crate) struct Database {
 
 impl Database {
     pub(super) async fn create(postgres: &Postgres) -> Self {
-        let database = Self {
-            name: super::unique("db"),
-            port: postgres.port(),
-            socket_dir: postgres.socket_dir().to_str().unwrap().to_owned(),
-            shared: postgres.is_shared(),
-        };
+        let database = Self::named(super::unique("db"), postgres);
         let create = format!("CREATE DATABASE {}", database.name);
         database.connect_to("postgres").await.unwrap().batch_execute(&create).await.unwrap();
         database
+    }
+
+    fn named(name: String, postgres: &Postgres) -> Self {
+        Self {
+            name,
+            port: postgres.port(),
+            socket_dir: postgres.socket_dir().to_str().unwrap().to_owned(),
+            shared: postgres.is_shared(),
+        }
+    }
+
+    /// The database of the same name on another server: a standby of ours.
+    pub(crate) fn on(&self, postgres: &Postgres) -> Self {
+        Self::named(self.name.clone(), postgres)
+    }
+
+    /// A connection to the server's own database.
+    pub(super) async fn maintenance(postgres: &Postgres) -> Client {
+        Self::named("postgres".to_owned(), postgres).client().await
     }
 
     /// The database's name. Slots belong to the whole server, so this is also a good slot name.

@@ -7,6 +7,7 @@
 #![allow(dead_code, unused_imports, reason = "the benches and the demo include this and use a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on ends with the reason")]
 
+pub(crate) mod cluster;
 pub(crate) mod database;
 pub(crate) mod http;
 pub(crate) mod kafka;
@@ -19,6 +20,7 @@ pub(crate) mod server;
 pub(crate) mod topic;
 pub(crate) mod wait;
 
+pub(crate) use cluster::Cluster;
 pub(crate) use database::Database;
 pub(crate) use kafka::Kafka;
 pub(crate) use outbox::{Halted, Outbox, halted, published};
