@@ -8,8 +8,9 @@
 //! 4. [`kafka`]: the producer; a record goes in with a ticket, a delivery with that ticket comes out.
 //! 5. [`relay`]: what may be read, sent and confirmed. The promise of the project lives here.
 //! 6. [`migrate`]: tables and the publication.
-//! 7. [`admin`], [`metrics`]: what the relay says about itself.
-//! 8. [`config`], [`cli`]: what people type.
+//! 7. [`doctor`], verify: whether the surroundings are right, and whether every row arrived.
+//! 8. [`admin`], [`metrics`]: what the relay says about itself.
+//! 9. [`config`], [`cli`]: what people type.
 //!
 //! Arrows go one way: `cli` uses everything, `config` builds the settings each module defines for
 //! itself, `relay` uses `outbox`, `pgoutput`, `postgres` and `kafka`, and none of those four knows
@@ -28,6 +29,7 @@
 pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod kafka;
 pub mod metrics;
 pub mod migrate;

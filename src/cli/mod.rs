@@ -9,6 +9,7 @@ mod admin_client;
 mod completions;
 mod config;
 mod connect;
+mod doctor;
 mod flags;
 mod lag;
 mod man;
@@ -89,6 +90,7 @@ enum Command {
     Migrate(migrate::MigrateArgs),
     Slot(slot::SlotArgs),
     Lag(lag::LagArgs),
+    Doctor(doctor::DoctorArgs),
     Config(config::ConfigArgs),
     Completions(completions::CompletionsArgs),
     /// Print the man page
@@ -190,6 +192,10 @@ impl Arguments {
             Command::Migrate(args) => migrate::run(args, config).await,
             Command::Slot(args) => slot::run(args, config).await,
             Command::Lag(args) => lag::run(args, config).await,
+            Command::Doctor(args) => {
+                let (_, oddities) = crate::config::load(&self.inputs()?).map_err(Failure::Usage)?;
+                doctor::run(args, config, &oddities).await
+            }
             Command::Config(args) => config::run(args, config),
             // Answered by `parse`, which needs no configuration for them.
             Command::Completions(_) | Command::Man => Ok(()),

@@ -36,7 +36,7 @@ pub struct Config {
     /// The producer.
     pub kafka: crate::kafka::Settings,
     /// The consumers of `verify` and the demo.
-    pub consumer: Consumer,
+    pub consumer: crate::kafka::reader::Group,
     /// The relay.
     pub relay: relay::Settings,
     /// The admin server.
@@ -146,17 +146,6 @@ pub struct App {
     pub version: String,
     /// `APP_ENV`.
     pub environment: String,
-}
-
-/// Kafka consumers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Consumer {
-    /// `group.id`.
-    pub group_id: String,
-    /// `auto.offset.reset`: `earliest`, `latest` or `none`.
-    pub auto_offset_reset: String,
-    /// `session.timeout.ms`.
-    pub session_timeout: Duration,
 }
 
 /// The HTTP service.

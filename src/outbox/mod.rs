@@ -33,7 +33,7 @@ mod value;
 
 pub use mapper::Mapper;
 pub use placement::{Placement, PlacementError};
-pub use preset::{Preset, PresetError};
+pub use preset::{Columns, Preset, PresetError};
 pub use table_name::{TableName, TableNameError};
 pub use topic::check_topic_name;
 pub use value::{binary_safe, binary_safe_types};

@@ -22,12 +22,17 @@ pub struct PresetError(String);
 
 /// The columns a preset reads, by their meaning.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Columns {
-    pub(super) id: &'static str,
-    pub(super) aggregate_type: &'static str,
-    pub(super) aggregate_id: &'static str,
-    pub(super) event_type: &'static str,
-    pub(super) payload: &'static str,
+pub struct Columns {
+    /// The row's id.
+    pub id: &'static str,
+    /// Where it is routed to.
+    pub aggregate_type: &'static str,
+    /// The Kafka key.
+    pub aggregate_id: &'static str,
+    /// The event's type.
+    pub event_type: &'static str,
+    /// The payload.
+    pub payload: &'static str,
 }
 
 impl Preset {
@@ -65,7 +70,8 @@ impl Preset {
         }
     }
 
-    pub(super) fn columns(self) -> Columns {
+    /// What its columns mean.
+    pub fn columns(self) -> Columns {
         match self {
             Self::Debezium => Columns {
                 id: "id",

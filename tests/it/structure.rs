@@ -15,6 +15,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("admin", &["metrics", "secret"]),
     ("migrate", &["outbox", "postgres"]),
     ("relay", &["outbox", "pgoutput", "postgres", "kafka", "metrics", "admin"]),
+    // Whether a relay would stream is judged by what the relay itself asks.
+    ("doctor", &["outbox", "postgres", "kafka", "relay::checkpoint", "relay::preflight", "relay::slot_life"]),
+    ("verify", &["outbox", "postgres", "kafka", "relay::checkpoint"]),
     ("config", &["outbox", "postgres", "kafka", "admin", "relay", "migrate", "secret"]),
 ];
 
