@@ -8,7 +8,7 @@
 //! 4. [`kafka`]: the producer; a record goes in with a ticket, a delivery with that ticket comes out.
 //! 5. [`relay`]: what may be read, sent and confirmed. The promise of the project lives here.
 //! 6. [`migrate`]: tables and the publication.
-//! 7. [`doctor`], verify: whether the surroundings are right, and whether every row arrived.
+//! 7. [`doctor`]: whether the surroundings are right.
 //! 8. [`admin`], [`metrics`]: what the relay says about itself.
 //! 9. [`config`], [`cli`]: what people type.
 //!

@@ -6,6 +6,7 @@
 pub mod logging;
 
 mod admin_client;
+mod breaker;
 mod completions;
 mod config;
 mod connect;
@@ -91,6 +92,7 @@ enum Command {
     Slot(slot::SlotArgs),
     Lag(lag::LagArgs),
     Doctor(doctor::DoctorArgs),
+    Breaker(breaker::BreakerArgs),
     Config(config::ConfigArgs),
     Completions(completions::CompletionsArgs),
     /// Print the man page
@@ -196,6 +198,7 @@ impl Arguments {
                 let (_, oddities) = crate::config::load(&self.inputs()?).map_err(Failure::Usage)?;
                 doctor::run(args, config, &oddities).await
             }
+            Command::Breaker(args) => breaker::run(args, config).await,
             Command::Config(args) => config::run(args, config),
             // Answered by `parse`, which needs no configuration for them.
             Command::Completions(_) | Command::Man => Ok(()),

@@ -17,7 +17,6 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("relay", &["outbox", "pgoutput", "postgres", "kafka", "metrics", "admin"]),
     // Whether a relay would stream is judged by what the relay itself asks.
     ("doctor", &["outbox", "postgres", "kafka", "relay::checkpoint", "relay::preflight", "relay::slot_life"]),
-    ("verify", &["outbox", "postgres", "kafka", "relay::checkpoint"]),
     ("config", &["outbox", "postgres", "kafka", "admin", "relay", "migrate", "secret"]),
 ];
 
