@@ -3,7 +3,6 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use comfy_table::{Cell, Color};
 use serde::Serialize;
 
 use super::output::{self, Format};
@@ -77,19 +76,17 @@ fn lines(findings: &[Finding]) -> String {
     let mend_from = if std::io::stdout().is_terminal() { "\n      mend: " } else { "  mend: " };
     let line = |finding: &Finding| {
         let colour = match finding.status {
-            Status::Ok => Color::Green,
-            Status::Warn => Color::Yellow,
-            Status::Fail => Color::Red,
+            Status::Ok => Some(32),
+            Status::Warn => Some(33),
+            Status::Fail => Some(31),
         };
-        let mut table = output::table([""; 0]);
-        table.add_row([painted(finding.status, colour)]);
-        let status = table.to_string();
+        let status = format!("{:<4}", finding.status.to_string());
+        let status = match colour.filter(|_| output::colours(&std::io::stdout())) {
+            Some(code) => format!("\u{1b}[{code}m{status}\u{1b}[0m"),
+            None => status,
+        };
         let mend = finding.mend.as_ref().map(|mend| format!("{mend_from}{mend}")).unwrap_or_default();
-        format!("{}  {:width$}  {}{mend}", status.trim(), finding.check, finding.why)
+        format!("{status}  {:width$}  {}{mend}", finding.check, finding.why)
     };
     findings.iter().map(line).collect::<Vec<_>>().join("\n")
-}
-
-fn painted(status: Status, colour: Color) -> Cell {
-    output::coloured(format!("{:<4}", status.to_string()), colour)
 }

@@ -12,6 +12,8 @@ mod checks;
 mod cli;
 /// The documents name only what exists, and all of it.
 mod docs;
+/// `doctor`, and that what it prints mends what it found.
+mod doctor;
 /// `lag`, with a relay and without.
 mod lag;
 /// `migrate`: what is made, what is adopted, and that nothing else is ever dropped.
