@@ -35,7 +35,7 @@ pub struct Config {
     pub outbox: outbox::Settings,
     /// The producer.
     pub kafka: crate::kafka::Settings,
-    /// The consumers of `verify` and the demo.
+    /// Who asks Kafka for topics in `doctor`.
     pub consumer: crate::kafka::reader::Group,
     /// The relay.
     pub relay: relay::Settings,

@@ -34,6 +34,7 @@ mod topic;
 mod variables;
 mod wal_level;
 
+use std::future::ready;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -135,11 +136,11 @@ fn at_postgres<'a>(server: &'a Server<'a>) -> Vec<Check<'a>> {
         (idle_timeout::NAME, Box::pin(idle_timeout::check(server))),
         (sender_timeout::NAME, Box::pin(sender_timeout::check(server))),
         (standby_names::NAME, Box::pin(standby_names::check(server))),
-        (open_transaction::NAME, Box::pin(open_transaction::check(server))),
+        (open_transaction::NAME, Box::pin(ready(open_transaction::check(server)))),
         (grants::NAME, Box::pin(grants::check(server))),
         (checkpoint::NAME, Box::pin(checkpoint::check(server))),
-        (outbox_table::NAME, Box::pin(outbox_table::check(server))),
-        (publication::NAME, Box::pin(publication::check(server))),
+        (outbox_table::NAME, Box::pin(ready(outbox_table::check(server)))),
+        (publication::NAME, Box::pin(ready(publication::check(server)))),
         (replica_identity::NAME, Box::pin(replica_identity::check(server))),
         (slot::NAME, Box::pin(slot::check(server))),
         (publication_age::NAME, Box::pin(publication_age::check(server))),

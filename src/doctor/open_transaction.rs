@@ -14,7 +14,7 @@ const OLD_SECONDS: f64 = 300.0;
 /// A session that wrote and then says nothing has been forgotten.
 const FORGOTTEN_SECONDS: f64 = 10.0;
 
-pub(super) async fn check(server: &Server<'_>) -> Checked {
+pub(super) fn check(server: &Server<'_>) -> Checked {
     let Some(slot) = &server.slot else {
         return Ok(vec![Finding::ok(NAME, "there is no slot that a transaction could hold back")]);
     };

@@ -7,7 +7,7 @@ use crate::relay::slot_life::add_columns;
 
 pub(super) const NAME: &str = "outbox_table";
 
-pub(super) async fn check(server: &Server<'_>) -> Checked {
+pub(super) fn check(server: &Server<'_>) -> Checked {
     let outbox = &server.subject.outbox;
     let judged = server.tables.iter().map(|(name, table)| {
         let Some(table) = table else {

@@ -5,7 +5,7 @@ use super::{Checked, Finding};
 
 pub(super) const NAME: &str = "publication";
 
-pub(super) async fn check(server: &Server<'_>) -> Checked {
+pub(super) fn check(server: &Server<'_>) -> Checked {
     let name = &server.subject.publication;
     let Some(found) = &server.publication else {
         return Ok(vec![

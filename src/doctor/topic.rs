@@ -66,7 +66,7 @@ pub(super) async fn examine(subject: &Subject, payloads: Result<Payloads, Findin
             Err(error) => findings.push(Finding::unchecked(TOPIC, &error.what)),
             Ok(TopicAnswer::NotAllowed) => findings.push(
                 Finding::fail(TOPIC, format!("topic {topic} may not be seen with these credentials"))
-                    .mended_by(reading_remedy(topic, &subject.kafka.brokers, None)),
+                    .mended_by(reading_remedy(topic, &subject.kafka.brokers)),
             ),
             Ok(TopicAnswer::Missing) => {
                 let creates = match answers.brokers.first() {

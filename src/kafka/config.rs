@@ -181,7 +181,7 @@ pub(super) fn admin(settings: &Settings) -> ClientConfig {
     config
 }
 
-/// The configuration of a client that reads topics by assignment.
+/// The configuration of a client that asks for topics as a consumer would.
 pub(super) fn consumer(settings: &Settings, group: &Group) -> ClientConfig {
     let mut config = admin(settings);
     config
@@ -189,11 +189,9 @@ pub(super) fn consumer(settings: &Settings, group: &Group) -> ClientConfig {
         .set("group.id", &group.id)
         .set("session.timeout.ms", millis(group.session_timeout, 0, 1, 3_600_000))
         .set("max.poll.interval.ms", millis(group.session_timeout, 0, 300_000, 86_400_000))
-        // What happens where retention removes records while they are about to be read.
         .set("auto.offset.reset", &group.auto_offset_reset)
         .set("enable.auto.commit", "false")
-        .set("enable.auto.offset.store", "false")
-        .set("enable.partition.eof", "true");
+        .set("enable.auto.offset.store", "false");
     config
 }
 

@@ -110,10 +110,9 @@ pub fn rejection_remedy(rejection: Rejection, topic: &str) -> String {
 }
 
 /// The command that grants the right to read a topic, without a group.
-pub fn reading_remedy(topic: &str, brokers: &str, principal: Option<&str>) -> String {
-    let principal = quoted(&format!("User:{}", principal.unwrap_or("PRINCIPAL")));
+pub fn reading_remedy(topic: &str, brokers: &str) -> String {
     format!(
-        "grant the right to read: kafka-acls.sh --bootstrap-server {} --add --allow-principal {principal} \
+        "grant the right to read: kafka-acls.sh --bootstrap-server {} --add --allow-principal User:PRINCIPAL \
          --operation Read --operation Describe --topic {}",
         quoted(brokers),
         quoted(topic)

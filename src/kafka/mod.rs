@@ -9,7 +9,7 @@
 //! - [`inbox`]: [`Inbox`], the border between that thread and the loop that waits for [`Event`]s.
 //! - [`error`]: what an error code means ([`error::classify`]) and what a person can do about it.
 //! - [`limits`]: a topic's own size limit, and the size of a record as a broker counts it.
-//! - [`reader`]: [`Reader`], what is in a topic, by assignment and without committing an offset.
+//! - [`reader`]: [`Reader`], what brokers say of themselves and of a topic, without joining a group.
 //! - [`describe`]: [`Describer`], how topics and brokers are set up.
 //!
 //! Invariant: a ticket that [`Producer::send`] took comes back exactly once, as
