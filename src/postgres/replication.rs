@@ -158,19 +158,6 @@ impl ReplicationConn {
         self.command(sql, "run a statement on the replication connection").await
     }
 
-    /// As [`ReplicationConn::simple_query`], with the notices that came before the end of the answer.
-    ///
-    /// # Errors
-    /// As [`PgError`].
-    pub async fn query_with_notices(
-        &mut self,
-        sql: &str,
-    ) -> Result<(Vec<TextRow>, Vec<ServerError>), PgError> {
-        let mut notices = Vec::new();
-        let rows = self.answer(sql, "run a statement on the replication connection", &mut notices).await?;
-        Ok((rows, notices))
-    }
-
     /// CREATE_REPLICATION_SLOT for pgoutput. Waits until every transaction that is older has ended,
     /// at most `lock_timeout` for each; what a failed attempt leaves behind is the caller's to drop.
     ///
@@ -234,15 +221,6 @@ impl ReplicationConn {
 
     /// Sends a simple query and reads to ReadyForQuery, past an error too.
     async fn command(&mut self, sql: &str, doing: &str) -> Result<Vec<TextRow>, PgError> {
-        self.answer(sql, doing, &mut Vec::new()).await
-    }
-
-    async fn answer(
-        &mut self,
-        sql: &str,
-        doing: &str,
-        notices: &mut Vec<ServerError>,
-    ) -> Result<Vec<TextRow>, PgError> {
         self.channel.send(doing, |buf| frontend::query(sql, buf)).await?;
         let mut rows = Vec::new();
         let mut failed = None;
@@ -253,10 +231,6 @@ impl ReplicationConn {
                         Ok(range.map(|range| String::from_utf8_lossy(&body.buffer()[range]).into_owned()))
                     });
                     rows.push(columns.collect().map_err(|error| PgError::from_io(doing, error))?);
-                }
-                Ok(Message::NoticeResponse(body)) => {
-                    let notice = ServerError::from_fields(body.fields());
-                    notices.push(notice.map_err(|error| PgError::from_io(doing, error))?);
                 }
                 Ok(Message::ReadyForQuery(_)) => return failed.map_or(Ok(rows), Err),
                 Ok(Message::CopyInResponse(_) | Message::CopyOutResponse(_)) => {
