@@ -1,6 +1,6 @@
 //! `doctor` finds what is wrong, and what it prints mends it.
 
-use crate::support::Outbox;
+use crate::support::{Outbox, run_cli, unique};
 
 async fn findings(outbox: &Outbox) -> Vec<serde_json::Value> {
     let said = outbox.cli(&["doctor", "--output", "json"]).await;
@@ -32,4 +32,40 @@ async fn what_the_doctor_prints_mends_what_it_found() {
         outbox.database.exec(&sql).await;
         assert_eq!(failing(&outbox, check).await, None, "after: {sql}");
     }
+}
+
+#[tokio::test]
+async fn a_missing_topic_is_found_and_a_healthy_setup_has_nothing_that_fails() {
+    let outbox = Outbox::with_slot().await;
+    let kind = unique("doctored");
+    let topic = format!("outbox.event.{kind}");
+    outbox.insert(&kind, "1", "{}").await;
+    let url = outbox.database.url();
+    let examined = async || {
+        let env = [
+            ("DATABASE_URL", url.as_str()),
+            ("REPLICATION_SLOT", outbox.slot()),
+            ("KAFKA_BROKERS", outbox.kafka.bootstrap()),
+        ];
+        let said = run_cli(&["doctor", "--output", "json"], &env).await;
+        let report: serde_json::Value = serde_json::from_str(&said.stdout).expect("JSON");
+        (said.code, report)
+    };
+    let about_topic = |report: &serde_json::Value| {
+        let checks = report["checks"].as_array().unwrap();
+        let found = checks.iter().find(|found| found["check"] == "topic").expect("a check of the topic");
+        found.clone()
+    };
+
+    let (_, report) = examined().await;
+    let found = about_topic(&report);
+    assert_ne!(found["status"], "ok", "{found}");
+    assert!(found["why"].as_str().unwrap().contains(&topic), "{found}");
+    let mend = found["mend"].as_str().unwrap();
+    assert!(mend.starts_with("kafka-topics.sh ") && mend.contains(&format!("--topic {topic} ")), "{found}");
+
+    outbox.kafka.create_topic(&topic, 1, &[]).await;
+    let (code, report) = examined().await;
+    assert_eq!(about_topic(&report)["status"], "ok", "{report:#}");
+    assert_eq!((code, &report["fail"]), (Some(0), &0.into()), "{report:#}");
 }

@@ -6,6 +6,8 @@ mod support;
 /// The stack that everything below stands on: Postgres, Kafka, the proxy.
 mod stack;
 
+/// `breaker`: by command, through the admin server.
+mod breaker;
 /// The same while it streams, and when the slot is not what it was.
 mod checks;
 /// What a shell sees of the binary.
