@@ -8,9 +8,10 @@
 //! 4. [`kafka`]: the producer; a record goes in with a ticket, a delivery with that ticket comes out.
 //! 5. [`relay`]: what may be read, sent and confirmed. The promise of the project lives here.
 //! 6. [`migrate`]: tables and the publication. [`retention`]: rows go once they are confirmed.
-//! 7. [`writer`]: the HTTP service that writes orders and events into the outbox table.
-//! 8. [`admin`], [`metrics`]: what relay and writer say about themselves.
-//! 9. [`config`], [`cli`]: what people type.
+//! 7. [`doctor`]: whether the surroundings are right.
+//! 8. [`writer`]: the HTTP service that writes orders and events into the outbox table.
+//! 9. [`admin`], [`metrics`]: what relay and writer say about themselves.
+//! 10. [`config`], [`cli`]: what people type.
 //!
 //! Arrows go one way: `cli` uses everything, `config` builds the settings each module defines for
 //! itself, `relay` uses `outbox`, `pgoutput`, `postgres` and `kafka`, and none of those four knows
@@ -29,6 +30,7 @@
 pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod kafka;
 pub mod metrics;
 pub mod migrate;

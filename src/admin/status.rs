@@ -68,6 +68,8 @@ pub struct InFlight {
 pub struct BreakerStatus {
     /// `CLOSED`, `OPEN` or `HALF_OPEN`.
     pub state: String,
+    /// Since when it is in this state, by [`rfc3339`].
+    pub since: Option<String>,
     /// Failures in a row.
     pub failures: u32,
     /// Whether it was opened by hand and so waits to be closed by hand.

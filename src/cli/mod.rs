@@ -6,9 +6,11 @@
 pub mod logging;
 
 mod admin_client;
+mod breaker;
 mod completions;
 mod config;
 mod connect;
+mod doctor;
 mod flags;
 mod lag;
 mod man;
@@ -94,6 +96,8 @@ enum Command {
     Slot(slot::SlotArgs),
     Outbox(outbox::OutboxArgs),
     Lag(lag::LagArgs),
+    Doctor(doctor::DoctorArgs),
+    Breaker(breaker::BreakerArgs),
     Config(config::ConfigArgs),
     Completions(completions::CompletionsArgs),
     /// Print the man page
@@ -197,6 +201,11 @@ impl Arguments {
             Command::Slot(args) => slot::run(args, config).await,
             Command::Outbox(args) => outbox::run(args, config).await,
             Command::Lag(args) => lag::run(args, config).await,
+            Command::Doctor(args) => {
+                let (_, oddities) = crate::config::load(&self.inputs()?).map_err(Failure::Usage)?;
+                doctor::run(args, config, &oddities).await
+            }
+            Command::Breaker(args) => breaker::run(args, config).await,
             Command::Config(args) => config::run(args, config),
             // Answered by `parse`, which needs no configuration for them.
             Command::Completions(_) | Command::Man => Ok(()),

@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use super::layers::{Given, label};
 use super::read::Reader;
-use super::{Consumer, Source, units};
+use super::{Source, units};
 use crate::kafka::config::{is_secret, validate};
 use crate::kafka::properties::{parse_argument, parse_file};
+use crate::kafka::reader::Group;
 use crate::kafka::{Property, Settings};
 
 /// Producer and consumers.
 pub(super) struct Kafka {
     pub(super) producer: Settings,
-    pub(super) consumer: Consumer,
+    pub(super) consumer: Group,
 }
 
 /// A property and where it was set.
@@ -39,8 +40,8 @@ pub(super) fn resolve(read: &mut Reader<'_>, app_name: &str, arguments: &[String
     let brokers = pick(read, &mut set, "KAFKA_BROKERS", BROKERS, brokers);
     let client_id = take(&mut set, CLIENT_ID).map_or_else(|| app_name.to_owned(), |set| set.property.value);
     let request_timeout = pick(read, &mut set, "KAFKA_TIMEOUT", REQUEST_TIMEOUT, |text| up_to(text, 900_000));
-    let consumer = Consumer {
-        group_id: pick(read, &mut set, "KAFKA_GROUP_ID", GROUP_ID, |text| Ok(text.to_owned())),
+    let consumer = Group {
+        id: pick(read, &mut set, "KAFKA_GROUP_ID", GROUP_ID, |text| Ok(text.to_owned())),
         auto_offset_reset: pick(read, &mut set, "KAFKA_AUTO_OFFSET_RESET", OFFSET_RESET, offset_reset),
         session_timeout: pick(read, &mut set, "KAFKA_SESSION_TIMEOUT", SESSION_TIMEOUT, |text| {
             up_to(text, 3_600_000)

@@ -13,7 +13,6 @@ pub mod variables;
 mod tests;
 
 use std::fmt;
-use std::time::Duration;
 
 pub use layers::Inputs;
 pub use report::Entry;
@@ -34,8 +33,8 @@ pub struct Config {
     pub outbox: outbox::Settings,
     /// The producer.
     pub kafka: crate::kafka::Settings,
-    /// The consumers of `verify` and the demo.
-    pub consumer: Consumer,
+    /// Who asks Kafka for topics in `doctor`.
+    pub consumer: crate::kafka::reader::Group,
     /// The relay.
     pub relay: relay::Settings,
     /// The admin server.
@@ -145,17 +144,6 @@ pub struct App {
     pub version: String,
     /// `APP_ENV`.
     pub environment: String,
-}
-
-/// Kafka consumers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Consumer {
-    /// `group.id`.
-    pub group_id: String,
-    /// `auto.offset.reset`: `earliest`, `latest` or `none`.
-    pub auto_offset_reset: String,
-    /// `session.timeout.ms`.
-    pub session_timeout: Duration,
 }
 
 /// Logs.

@@ -63,7 +63,7 @@ fn nothing_set_gives_the_documented_defaults() {
     assert_eq!(config.kafka.client_id, "txstream");
     assert_eq!(config.kafka.request_timeout, Duration::from_secs(30));
     assert!(config.kafka.properties.is_empty());
-    assert_eq!(config.consumer.group_id, "txstream-consumer-group");
+    assert_eq!(config.consumer.id, "txstream-consumer-group");
     let relay = &config.relay;
     assert_eq!((relay.slot.as_str(), relay.publication.as_str()), ("txstream", "txstream_outbox"));
     assert_eq!(relay.status_interval, Duration::from_secs(1));
@@ -411,7 +411,7 @@ fn minus_x_beats_explicit_variables_which_beat_the_file_which_beats_defaults() {
         loaded(&inputs(&[], &[file], "", &["linger.ms=1", "group.id=g", "session.timeout.ms=6000"]));
     assert_eq!(config.kafka.client_id, "file");
     assert_eq!(config.kafka.request_timeout, Duration::from_secs(7));
-    assert_eq!(config.consumer.group_id, "g");
+    assert_eq!(config.consumer.id, "g");
     assert_eq!(config.consumer.session_timeout, Duration::from_secs(6));
     let values: Vec<_> =
         config.kafka.properties.iter().map(|p| (p.name.as_str(), p.value.as_str())).collect();

@@ -10,6 +10,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::BaseProducer;
 use rdkafka::types::RDKafkaConfRes;
 
+use super::reader::Group;
 use super::{Property, Settings};
 
 mod names;
@@ -177,6 +178,20 @@ pub(super) fn admin(settings: &Settings) -> ClientConfig {
     config.set("allow.auto.create.topics", "false");
     // Nothing polls this client's log queue, so nothing may be put there. Its errors come with answers.
     config.remove("debug").set_log_level(RDKafkaLogLevel::Emerg).set("log_level", "0");
+    config
+}
+
+/// The configuration of a client that asks for topics as a consumer would.
+pub(super) fn consumer(settings: &Settings, group: &Group) -> ClientConfig {
+    let mut config = admin(settings);
+    config
+        // librdkafka wants a name; nobody joins the group, and no offset is committed to it.
+        .set("group.id", &group.id)
+        .set("session.timeout.ms", millis(group.session_timeout, 0, 1, 3_600_000))
+        .set("max.poll.interval.ms", millis(group.session_timeout, 0, 300_000, 86_400_000))
+        .set("auto.offset.reset", &group.auto_offset_reset)
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false");
     config
 }
 

@@ -109,8 +109,18 @@ pub fn rejection_remedy(rejection: Rejection, topic: &str) -> String {
     }
 }
 
+/// The command that grants the right to read a topic, without a group.
+pub fn reading_remedy(topic: &str, brokers: &str) -> String {
+    format!(
+        "grant the right to read: kafka-acls.sh --bootstrap-server {} --add --allow-principal User:PRINCIPAL \
+         --operation Read --operation Describe --topic {}",
+        quoted(brokers),
+        quoted(topic)
+    )
+}
+
 /// `text` as one word of a shell.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-:,/=@".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
         text.to_owned()

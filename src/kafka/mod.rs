@@ -9,6 +9,8 @@
 //! - [`inbox`]: [`Inbox`], the border between that thread and the loop that waits for [`Event`]s.
 //! - [`error`]: what an error code means ([`error::classify`]) and what a person can do about it.
 //! - [`limits`]: a topic's own size limit, and the size of a record as a broker counts it.
+//! - [`reader`]: [`Reader`], what brokers say of themselves and of a topic, without joining a group.
+//! - [`describe`]: [`Describer`], how topics and brokers are set up.
 //!
 //! Invariant: a ticket that [`Producer::send`] took comes back exactly once, as
 //! [`Event::Acknowledged`] or [`Event::Failed`], unless the producer is closed before.
@@ -18,14 +20,18 @@ use std::fmt;
 use crate::outbox::Record;
 
 pub mod config;
+pub mod describe;
 pub mod error;
 pub mod inbox;
 pub mod limits;
 pub mod producer;
 pub mod properties;
+pub mod reader;
 
+pub use describe::Describer;
 pub use inbox::Inbox;
 pub use producer::{CreateError, Producer};
+pub use reader::Reader;
 
 /// One librdkafka property as a person set it.
 #[derive(Clone, PartialEq, Eq)]

@@ -371,6 +371,11 @@ impl ConnInfo {
         self.options.as_deref().is_some_and(|options| options.contains(setting))
     }
 
+    /// Whether both lead to the same servers, database and role.
+    pub fn same_target(&self, other: &Self) -> bool {
+        self.redacted() == other.redacted()
+    }
+
     /// A URI for people and logs: where, who and how much TLS, and no secret.
     pub fn redacted(&self) -> String {
         let mut text = format!("postgresql://{}@", syntax::percent_encode(&self.user));

@@ -14,6 +14,7 @@ pub mod replication;
 pub mod slot;
 pub mod sql;
 pub mod stream;
+pub mod synchronous;
 mod transport;
 mod wire;
 

@@ -18,7 +18,7 @@ mod lane;
 mod ledger;
 mod limit_desk;
 mod monitor;
-mod preflight;
+pub(crate) mod preflight;
 mod prepare;
 mod refusal;
 mod reporter;

@@ -14,7 +14,7 @@ use crate::postgres::{Lsn, PgError, error, publication};
 
 /// Why streaming cannot begin.
 #[derive(Debug)]
-pub(super) enum Problem {
+pub(crate) enum Problem {
     /// Try again.
     Retry(PgError),
     /// A person must act.
@@ -201,7 +201,7 @@ pub(super) async fn recheck(
 }
 
 /// What a verdict means for a relay; `None` is: go on.
-pub(super) fn objection(verdict: &Verdict, slot: &str) -> Option<Problem> {
+pub(crate) fn objection(verdict: &Verdict, slot: &str) -> Option<Problem> {
     let halt = |what: String, remedy: &str| Some(Problem::Halt(Halt::new(what, remedy)));
     match verdict {
         Verdict::Resume | Verdict::Unknown | Verdict::Behind { .. } => None,

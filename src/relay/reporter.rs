@@ -24,6 +24,8 @@ pub(super) struct Reporter {
     counted: (Instant, u64),
     rate: f64,
     summary: Summary,
+    /// The breaker's state, and since when it is in it.
+    breaker: Option<(State, SystemTime)>,
 }
 
 impl Reporter {
@@ -31,7 +33,7 @@ impl Reporter {
     pub(super) fn new(metrics: &Metrics) -> Self {
         let now = Instant::now();
         let summary = Summary::new(now, metrics.commit_to_ack());
-        Self { due_at: now, counted: (now, 0), rate: 0.0, summary }
+        Self { due_at: now, counted: (now, 0), rate: 0.0, summary, breaker: None }
     }
 
     /// When the next report is due.
@@ -89,8 +91,11 @@ impl Reporter {
         }
     }
 
-    fn board(&self, relay: &Relay, core: &Core, now: Instant) {
+    fn board(&mut self, relay: &Relay, core: &Core, now: Instant) {
         let (state, failures, forced) = core.breaker();
+        let same = self.breaker.filter(|(known, _)| *known == state);
+        let (_, since) = *self.breaker.insert(same.unwrap_or_else(|| (state, SystemTime::now())));
+        let rate = self.rate;
         let waiting: Vec<WaitingTopic> = core
             .waiting()
             .into_iter()
@@ -130,11 +135,16 @@ impl Reporter {
                     limit_bytes: relay.settings.max_in_flight_bytes as u64,
                 };
                 report.oldest_unconfirmed_age_seconds = oldest_age(core).map(|age| age.as_secs_f64());
-                report.breaker = BreakerStatus { state: state.name().to_owned(), failures, forced };
+                report.breaker = BreakerStatus {
+                    state: state.name().to_owned(),
+                    since: Some(rfc3339(since)),
+                    failures,
+                    forced,
+                };
                 report.lanes =
                     core.lane_depths().map(|queued| LaneStatus { queued: queued as u64 }).collect();
                 report.waiting_topics = waiting;
-                report.rates = Rates { published_per_second: Some(self.rate) };
+                report.rates = Rates { published_per_second: Some(rate) };
             },
             reasons,
         );

@@ -208,7 +208,8 @@ pub async fn ensure_published(
     Ok(())
 }
 
-fn add_columns(table: &str, columns: &[&str]) -> String {
+/// The SQL that adds columns to a table.
+pub(crate) fn add_columns(table: &str, columns: &[&str]) -> String {
     let add = |column: &&str| format!("ADD COLUMN {} text", escape_identifier(column));
     format!("ALTER TABLE {table} {};", columns.iter().map(add).collect::<Vec<_>>().join(", "))
 }

@@ -8,6 +8,8 @@ mod stack;
 
 /// Alert rules and their runbook.
 mod alerts;
+/// `breaker`: by command, through the admin server.
+mod breaker;
 /// The same while it streams, and when the slot is not what it was.
 mod checks;
 /// What a shell sees of the binary.
@@ -16,6 +18,8 @@ mod cli;
 mod dashboard;
 /// The documents name only what exists, and all of it.
 mod docs;
+/// `doctor`, and that what it prints mends what it found.
+mod doctor;
 /// `lag`, with a relay and without.
 mod lag;
 /// `migrate`: what is made, what is adopted, and that nothing else is ever dropped.

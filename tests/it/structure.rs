@@ -16,6 +16,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("migrate", &["outbox", "postgres"]),
     ("relay", &["outbox", "pgoutput", "postgres", "kafka", "metrics", "admin"]),
     ("retention", &["outbox", "postgres", "relay"]),
+    // Whether a relay would stream is judged by what the relay itself asks.
+    ("doctor", &["outbox", "postgres", "kafka", "relay::checkpoint", "relay::preflight", "relay::slot_life"]),
     ("writer", &["outbox", "postgres", "metrics", "admin", "secret"]),
     ("config", &["outbox", "postgres", "kafka", "admin", "relay", "migrate", "secret", "writer"]),
 ];

@@ -1,0 +1,67 @@
+//! `breaker`: the circuit breaker of a running relay, by command.
+
+use crate::support::relay::{Output, Relay, free_port};
+use crate::support::{Outbox, published, run_cli};
+
+const TOKEN: &str = "open-sesame";
+
+/// `txstream breaker <args>` for that relay, with that token.
+async fn breaker(relay: &Relay, args: &[&str], token: Option<&str>) -> Output {
+    let url = format!("http://{}", relay.admin());
+    let args = [&["breaker", "--admin-url", &url], args].concat();
+    let token = token.map(|token| ("METRICS_ADMIN_TOKEN", token));
+    run_cli(&args, &Vec::from_iter(token)).await
+}
+
+async fn standing(relay: &Relay) -> serde_json::Value {
+    let said = breaker(relay, &["status", "--output", "json"], None).await;
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    serde_json::from_str(&said.stdout).expect("JSON")
+}
+
+#[tokio::test]
+async fn the_breaker_is_opened_and_closed_by_command() {
+    let outbox = Outbox::with_slot().await;
+    let relay = outbox.streaming(&[], &[("METRICS_ADMIN_TOKEN", TOKEN)]).await;
+    let before = standing(&relay).await;
+    assert_eq!((&before["state"], &before["forced"]), (&"CLOSED".into(), &false.into()));
+
+    let opened = breaker(&relay, &["open"], Some(TOKEN)).await;
+    assert_eq!(opened.code, Some(0), "{}", opened.stderr);
+    let open = standing(&relay).await;
+    assert_eq!((&open["state"], &open["forced"]), (&"OPEN".into(), &true.into()));
+    let table = breaker(&relay, &["status"], None).await.stdout;
+    assert!(table.contains("OPEN") && table.contains("by hand"), "{table}");
+    outbox.insert("ready", "2", "{}").await;
+
+    let closed = breaker(&relay, &["close"], Some(TOKEN)).await;
+    assert_eq!(closed.code, Some(0), "{}", closed.stderr);
+    assert_eq!(standing(&relay).await["state"], "CLOSED");
+    published(&relay, 2).await;
+}
+
+#[tokio::test]
+async fn without_the_token_the_breaker_stays_and_the_variable_is_named() {
+    let outbox = Outbox::with_slot().await;
+    let guarded = outbox.streaming(&[], &[("METRICS_ADMIN_TOKEN", TOKEN)]).await;
+    let unguarded = outbox.relay(&[], &[]).await;
+    for (relay, token) in [(&guarded, None), (&guarded, Some("wrong")), (&unguarded, None)] {
+        let refused = breaker(relay, &["open"], token).await;
+        assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+        let remedy = refused.stderr.lines().find(|line| line.starts_with("what to do: "));
+        assert!(remedy.is_some_and(|line| line.contains("METRICS_ADMIN_TOKEN")), "{}", refused.stderr);
+        assert!(!refused.stderr.contains(TOKEN), "{}", refused.stderr);
+    }
+    assert_eq!(standing(&guarded).await["state"], "CLOSED");
+}
+
+#[tokio::test]
+async fn without_a_relay_the_breaker_says_that_nobody_answers_and_what_to_do() {
+    let url = format!("http://127.0.0.1:{}", free_port().await);
+    for action in ["status", "open", "close"] {
+        let said = run_cli(&["breaker", "--admin-url", &url, action], &[]).await;
+        assert_eq!(said.code, Some(1), "{}", said.stderr);
+        assert!(said.stderr.contains("onnection refused"), "{}", said.stderr);
+        assert!(said.stderr.contains("what to do: check that the relay runs"), "{}", said.stderr);
+    }
+}
