@@ -86,14 +86,22 @@ fn print_table(report: &Report) -> Result<(), Failure> {
     let mut table = output::table(["TABLE", "ROWS", "DONE"]);
     for pruned in &report.tables {
         for gone in &pruned.partitions_dropped {
-            table.add_row([gone.partition.clone(), gone.rows.to_string(), format!("{dropped} the partition")]);
+            table.add_row([
+                gone.partition.clone(),
+                gone.rows.to_string(),
+                format!("{dropped} the partition"),
+            ]);
         }
         table.add_row([pruned.table.clone(), pruned.rows.rows_deleted.to_string(), deleted.to_owned()]);
         for (rows, why) in kept(pruned) {
             table.add_row([pruned.table.clone(), rows, why]);
         }
         for kept in &pruned.partitions_kept {
-            table.add_row([kept.partition.clone(), String::new(), format!("kept the partition: {}", kept.reason)]);
+            table.add_row([
+                kept.partition.clone(),
+                String::new(),
+                format!("kept the partition: {}", kept.reason),
+            ]);
         }
     }
     output::print(&table)

@@ -69,7 +69,8 @@ pub(super) async fn confirmed(client: &Client, slot: &str) -> Result<Confirmed, 
     let mut stand = look(client, slot).await?;
     let newest = take_pair(client).await?;
     let deadline = Instant::now() + PATIENCE;
-    while stand.slot.active && stand.slot.confirmed_flush_lsn < Some(newest.lsn) && Instant::now() < deadline {
+    while stand.slot.active && stand.slot.confirmed_flush_lsn < Some(newest.lsn) && Instant::now() < deadline
+    {
         sleep(Duration::from_millis(50)).await;
         stand = look(client, slot).await?;
     }

@@ -199,7 +199,8 @@ async fn relations(
           from found order by upper, relname"
     );
     let failed = reading("read the table's partitions");
-    let rows = client.query_typed(&sql, &[(&oid, Type::OID), (&column, Type::TEXT)]).await.map_err(&failed)?;
+    let rows =
+        client.query_typed(&sql, &[(&oid, Type::OID), (&column, Type::TEXT)]).await.map_err(&failed)?;
     rows.iter().map(relation).collect::<Result<_, _>>().map_err(|error| failed(error).into())
 }
 

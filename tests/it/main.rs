@@ -18,6 +18,8 @@ mod lag;
 mod migrate;
 /// What the relay says of itself.
 mod observing;
+/// `outbox prune`: confirmed rows go, others never.
+mod prune;
 /// Rows that Kafka will never take.
 mod rejecting;
 /// Connections to Postgres: replication sessions and TLS.
