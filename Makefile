@@ -39,7 +39,7 @@ clean: ## Delete what was built; the stack and the downloads stay
 	$(CARGO) clean
 
 ##@ Test
-.PHONY: test test-unit test-integration test-postgres-versions servers
+.PHONY: test test-unit test-integration crash-test test-matrix servers
 test: servers ## All tests; fetches a real Postgres and Kafka on first use (POSTGRES_VERSION=14 for another)
 	$(CARGO) test --locked
 
@@ -49,21 +49,26 @@ test-unit: ## Tests that need no server
 test-integration: servers ## Tests against the real Postgres and Kafka
 	$(CARGO) test --locked --test it
 
-test-postgres-versions: ## The integration tests on every supported Postgres
+crash-test: servers ## Kill the relay a thousand times at seeded moments and judge (CRASH_KILLS, CRASH_SECONDS, CRASH_SEED)
+	[ -n "$${CRASH_SECONDS:-}" ] || export CRASH_KILLS=$${CRASH_KILLS:-1000}; $(CARGO) test --locked --test it crash:: -- --nocapture
+
+test-matrix: ## The integration tests on every supported Postgres
 	for version in 14 15 16 17 18; do $(MAKE) test-integration POSTGRES_VERSION=$$version; done
 
 servers: ## Fetch the servers that the tests run
 	@scripts/fetch-postgres $(POSTGRES_VERSION) >/dev/null
 	@scripts/fetch-kafka >/dev/null
+	@scripts/fetch-prometheus >/dev/null
 
 ##@ Try
-.PHONY: demo bench stack-up stack-down stack-reset migrate migrate-down run-relay
+.PHONY: demo bench stack-up stack-down stack-reset migrate migrate-down run-relay run-worker run-api
 demo: prerequisites servers ## Postgres, Kafka and a relay: events in, records out, a crash in between
 	$(CARGO) build --locked --release --bin txstream --example demo
 	target/release/examples/demo
 
-bench: prerequisites servers ## Drain a backlog beside pg_recvlogical, measure latency (BENCH_ROWS, BENCH_PAIRS: less)
+bench: prerequisites servers ## Drain a backlog beside pg_recvlogical, measure latency; the writer beside pgbench
 	$(CARGO) bench --locked --bench drain
+	$(CARGO) bench --locked --bench writer
 
 stack-up: ## Start a Postgres and a Kafka that stay up (no Docker)
 	@scripts/stack up --version $(POSTGRES_VERSION)
@@ -83,7 +88,18 @@ migrate-down: ## Undo that
 run-relay: ## Run the relay against the stack, or DATABASE_URL and KAFKA_BROKERS
 	scripts/stack exec $(CARGO) run --locked -- relay --create-slot
 
-##@ Docker
-.PHONY: docker-build
+run-worker: run-relay ## The same, by the name it had in the polling ancestor
+
+run-api: ## Run the writer, the HTTP service, against the stack or DATABASE_URL
+	scripts/stack exec $(CARGO) run --locked -- writer
+
+##@ Docker and deployment
+.PHONY: docker-build docker-run check-deploy
+docker-run: ## Start Postgres, Kafka, relay, writer, Prometheus and Grafana in containers
+	docker compose up --build
+
+check-deploy: ## Check compose file, image, manifests and systemd unit without an engine
+	@scripts/check-deploy
+
 docker-build: ## Build the image txstream:latest
 	docker build -f docker/Dockerfile -t txstream:latest .

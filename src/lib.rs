@@ -8,12 +8,13 @@
 //! 4. [`kafka`]: the producer; a record goes in with a ticket, a delivery with that ticket comes out.
 //! 5. [`relay`]: what may be read, sent and confirmed. The promise of the project lives here.
 //! 6. [`migrate`]: tables and the publication. [`retention`]: rows go once they are confirmed.
-//! 7. [`admin`], [`metrics`]: what the relay says about itself.
-//! 8. [`config`], [`cli`]: what people type.
+//! 7. [`writer`]: the HTTP service that writes orders and events into the outbox table.
+//! 8. [`admin`], [`metrics`]: what relay and writer say about themselves.
+//! 9. [`config`], [`cli`]: what people type.
 //!
 //! Arrows go one way: `cli` uses everything, `config` builds the settings each module defines for
 //! itself, `relay` uses `outbox`, `pgoutput`, `postgres` and `kafka`, and none of those four knows
-//! `relay`. `postgres` and `kafka` do not know each other.
+//! `relay`. `writer` uses `outbox` for names and `postgres` for connections. `postgres` and `kafka` do not know each other.
 #![cfg_attr(
     test,
     allow(
@@ -37,3 +38,4 @@ pub mod postgres;
 pub mod relay;
 pub mod retention;
 pub mod secret;
+pub mod writer;

@@ -3,6 +3,7 @@
 //! It runs on a thread and a runtime of its own, so that it answers while the data plane is
 //! saturated, and it asks a [`Subject`] (the relay, the writer) for everything it says.
 
+pub mod listen;
 mod page;
 mod routes;
 mod server;
@@ -13,6 +14,7 @@ mod tests;
 
 use std::sync::Arc;
 
+pub(crate) use routes::bearer;
 pub use server::{AdminError, Server, start};
 pub use settings::Settings;
 pub use status::StatusReport;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::page::Page;
 use super::{BreakerOrder, LevelSetter, Settings, Subject};
-use crate::metrics::{self, Metrics};
+use crate::metrics::{self, Registry};
 
 /// More than any log level needs.
 const MOST_BODY_BYTES: usize = 1024;
@@ -53,7 +53,7 @@ impl Refusal {
 pub(super) struct App {
     settings: Settings,
     subject: Arc<dyn Subject>,
-    metrics: Arc<Metrics>,
+    metrics: Registry,
     log_level: LevelSetter,
     page: Page,
 }
@@ -125,7 +125,7 @@ impl App {
     pub(super) fn new(
         settings: Settings,
         subject: Arc<dyn Subject>,
-        metrics: Arc<Metrics>,
+        metrics: Registry,
         log_level: LevelSetter,
     ) -> Self {
         Self { settings, subject, metrics, log_level, page: Page::new() }
@@ -215,12 +215,12 @@ impl App {
 
     /// Whether the caller may act.
     fn authorize(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        let token = self.settings.admin_token.as_ref().map(crate::secret::Secret::expose);
-        let Some(token) = token.filter(|token| !token.is_empty()) else {
+        let token = self.settings.admin_token.as_ref();
+        let Some(token) = token.filter(|token| !token.expose().is_empty()) else {
             let text = "acts are off: set METRICS_ADMIN_TOKEN and send it as a bearer token";
             return Err(Refusal::new(StatusCode::FORBIDDEN, "forbidden", text));
         };
-        if bearer(headers).is_some_and(|given| same(given, token.as_bytes())) {
+        if bearer(headers).is_some_and(|given| token.is(given)) {
             return Ok(());
         }
         let text = "send the value of METRICS_ADMIN_TOKEN as `Authorization: Bearer`";
@@ -230,15 +230,10 @@ impl App {
 }
 
 /// The bearer token of a request.
-fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let value = headers.get(header::AUTHORIZATION)?.as_bytes();
     let (scheme, token) = value.split_at_checked("Bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
-}
-
-/// Compares without telling by its time where the two differ, or that their lengths do.
-fn same(given: &[u8], wanted: &[u8]) -> bool {
-    openssl::memcmp::eq(&openssl::sha::sha256(given), &openssl::sha::sha256(wanted))
 }
 
 /// The body as text, if it is short. A longer one is read to its end, within reason, because a

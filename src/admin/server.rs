@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -18,31 +18,19 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::listen::{self, ListenError};
 use super::routes::{self, App};
 use super::{LevelSetter, Settings, Subject};
-use crate::metrics::Metrics;
+use crate::metrics::Registry;
 
 /// The admin server cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
-    /// An address cannot be listened on.
+    /// Nothing can be listened on.
     #[error(
-        "cannot listen on {address} for the admin server: {source}; set METRICS_PORT to a free port (or METRICS_HOST, or METRICS_ENABLED=false)"
+        "{0} for the admin server; set METRICS_PORT to a free port (or METRICS_HOST, or METRICS_ENABLED=false)"
     )]
-    Bind {
-        /// The address.
-        address: SocketAddr,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The host has no address.
-    #[error("cannot resolve METRICS_HOST {host:?} for the admin server: {source}")]
-    Resolve {
-        /// The host.
-        host: String,
-        /// Why not.
-        source: io::Error,
-    },
+    Listen(#[from] ListenError),
     /// The path cannot be used for the metrics.
     #[error("METRICS_PATH {path:?} cannot serve the metrics: {reason}")]
     Path {
@@ -115,7 +103,7 @@ impl Server {
 pub fn start(
     settings: Settings,
     subject: Arc<dyn Subject>,
-    metrics: Arc<Metrics>,
+    metrics: Registry,
     log_level: LevelSetter,
 ) -> Result<Server, AdminError> {
     start_within(Limits::default(), settings, subject, metrics, log_level)
@@ -126,7 +114,7 @@ pub(super) fn start_within(
     limits: Limits,
     settings: Settings,
     subject: Arc<dyn Subject>,
-    metrics: Arc<Metrics>,
+    metrics: Registry,
     log_level: LevelSetter,
 ) -> Result<Server, AdminError> {
     let (stop, stopped) = watch::channel(false);
@@ -136,7 +124,7 @@ pub(super) fn start_within(
     if let Some(reason) = routes::path_problem(&settings.path) {
         return Err(AdminError::Path { path: settings.path, reason });
     }
-    let listeners = bind(&settings.host, settings.port)?;
+    let listeners = listen::bind(&settings.host, settings.port)?;
     let addresses = listeners
         .iter()
         .map(TcpListener::local_addr)
@@ -157,35 +145,6 @@ pub(super) fn start_within(
         .map_err(AdminError::Thread)?;
     tracing::info!(addresses = ?addresses, "the admin server listens");
     Ok(Server { addresses, stop, thread: Some(thread) })
-}
-
-/// Listens on every address of `host`: `localhost` may be an IPv4 and an IPv6 address, and a client
-/// may try either. An address that this machine does not have is skipped while another one is left.
-fn bind(host: &str, port: u16) -> Result<Vec<TcpListener>, AdminError> {
-    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
-    let resolve = |source| AdminError::Resolve { host: host.to_owned(), source };
-    let mut addresses: Vec<SocketAddr> = (bare, port).to_socket_addrs().map_err(resolve)?.collect();
-    addresses.sort_unstable();
-    addresses.dedup();
-    let mut listeners = Vec::new();
-    let mut skipped = None;
-    for address in addresses {
-        match TcpListener::bind(address).and_then(|listener| {
-            listener.set_nonblocking(true)?;
-            Ok(listener)
-        }) {
-            Ok(listener) => listeners.push(listener),
-            Err(source) if source.kind() == io::ErrorKind::AddrNotAvailable => {
-                skipped = Some(AdminError::Bind { address, source });
-            }
-            Err(source) => return Err(AdminError::Bind { address, source }),
-        }
-    }
-    match skipped {
-        _ if !listeners.is_empty() => Ok(listeners),
-        Some(error) => Err(error),
-        None => Err(resolve(io::Error::new(io::ErrorKind::NotFound, "it has no address"))),
-    }
 }
 
 /// Accepts and serves until `stopped`.

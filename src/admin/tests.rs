@@ -80,12 +80,12 @@ fn levels() -> LevelSetter {
 fn serve(fake: Fake) -> (Server, Arc<Fake>) {
     let fake = Arc::new(fake);
     let subject: Arc<dyn Subject> = Arc::<Fake>::clone(&fake);
-    let server = start(settings(Some("sesame")), subject, Arc::clone(&fake.metrics), levels()).unwrap();
+    let server = start(settings(Some("sesame")), subject, fake.metrics.registry(), levels()).unwrap();
     (server, fake)
 }
 
 fn serve_within(limits: Limits) -> Server {
-    start_within(limits, settings(None), Arc::new(Fake::new()), Metrics::new(), levels()).unwrap()
+    start_within(limits, settings(None), Arc::new(Fake::new()), Metrics::new().registry(), levels()).unwrap()
 }
 
 #[derive(Debug)]
@@ -197,7 +197,7 @@ async fn a_scrape_refreshes_the_gauges_and_is_prometheus_text() {
 #[tokio::test]
 async fn the_metrics_are_where_the_path_says() {
     let settings = Settings { path: "/internal/prometheus".to_owned(), ..settings(None) };
-    let server = start(settings, Arc::new(Fake::new()), Metrics::new(), levels()).unwrap();
+    let server = start(settings, Arc::new(Fake::new()), Metrics::new().registry(), levels()).unwrap();
     assert_eq!(get(&server, "/internal/prometheus").await.status, 200);
     assert_eq!(get(&server, "/metrics").await.status, 404);
     server.stop();
@@ -323,7 +323,7 @@ async fn without_a_token_acts_are_off_and_name_the_variable() {
     for token in [None, Some("")] {
         let fake = Arc::new(Fake::new());
         let subject: Arc<dyn Subject> = Arc::<Fake>::clone(&fake);
-        let server = start(settings(token), subject, Metrics::new(), levels()).unwrap();
+        let server = start(settings(token), subject, Metrics::new().registry(), levels()).unwrap();
         for headers in ["", "authorization: Bearer \r\n", "authorization: Bearer guess\r\n"] {
             let reply = send(&server, "POST", "/breaker/open", headers, "").await;
             assert_eq!((reply.status, reply.error_code().as_str()), (403, "forbidden"));
@@ -357,8 +357,8 @@ async fn a_port_in_use_is_an_error_that_names_address_and_variable() {
     let (server, _) = serve(Fake::new());
     let address = server.addresses()[0];
     let taken = Settings { port: address.port(), ..settings(None) };
-    let error = start(taken, Arc::new(Fake::new()), Metrics::new(), levels()).unwrap_err();
-    assert!(matches!(error, AdminError::Bind { .. }));
+    let error = start(taken, Arc::new(Fake::new()), Metrics::new().registry(), levels()).unwrap_err();
+    assert!(matches!(error, AdminError::Listen(_)));
     let text = error.to_string();
     assert!(text.contains(&address.to_string()) && text.contains("METRICS_PORT"), "{text}");
     server.stop();
@@ -366,7 +366,7 @@ async fn a_port_in_use_is_an_error_that_names_address_and_variable() {
 
 #[test]
 fn a_host_or_path_that_cannot_serve_is_named() {
-    let start = |settings| start(settings, Arc::new(Fake::new()), Metrics::new(), levels());
+    let start = |settings| start(settings, Arc::new(Fake::new()), Metrics::new().registry(), levels());
     for path in ["", "metrics", "/", "/status", "/log-level", "/a b", "/a?b", "/ä"] {
         let text = start(Settings { path: path.to_owned(), ..settings(None) }).unwrap_err().to_string();
         assert!(text.contains("METRICS_PATH"), "{text}");
@@ -381,7 +381,7 @@ fn a_host_or_path_that_cannot_serve_is_named() {
 #[tokio::test]
 async fn a_disabled_server_listens_nowhere() {
     let settings = Settings { enabled: false, ..settings(None) };
-    let server = start(settings, Arc::new(Fake::new()), Metrics::new(), levels()).unwrap();
+    let server = start(settings, Arc::new(Fake::new()), Metrics::new().registry(), levels()).unwrap();
     assert!(server.addresses().is_empty());
     server.stop();
 }
@@ -401,7 +401,8 @@ async fn a_client_that_never_finishes_its_head_is_cut_off() {
 async fn a_body_that_never_arrives_is_408() {
     let limits = Limits { request: Duration::from_millis(50), ..Limits::default() };
     let subject = Arc::new(Fake::new());
-    let server = start_within(limits, settings(Some("sesame")), subject, Metrics::new(), levels()).unwrap();
+    let server =
+        start_within(limits, settings(Some("sesame")), subject, Metrics::new().registry(), levels()).unwrap();
     let request = format!("PUT /log-level HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n{TOKEN}\r\nde");
     assert_eq!(exchange(&server, &request).await.status, 408);
     server.stop();
@@ -439,7 +440,8 @@ async fn a_stop_closes_idle_connections_and_frees_the_port_at_once() {
     let own = || Settings { host: "127.0.0.2".to_owned(), ..settings(None) };
     // Neither deadline helps the stop: it has to close the connection itself.
     let limits = Limits { header: NEVER, stop: NEVER, ..Limits::default() };
-    let server = start_within(limits, own(), Arc::new(Fake::new()), Metrics::new(), levels()).unwrap();
+    let server =
+        start_within(limits, own(), Arc::new(Fake::new()), Metrics::new().registry(), levels()).unwrap();
     let address = server.addresses()[0];
     let mut idle = connect(&server).await;
     idle.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
@@ -454,7 +456,7 @@ async fn a_stop_closes_idle_connections_and_frees_the_port_at_once() {
     let refused = TcpStream::connect(address).await.unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     let again = Settings { port: address.port(), ..own() };
-    start(again, Arc::new(Fake::new()), Metrics::new(), levels()).unwrap().stop();
+    start(again, Arc::new(Fake::new()), Metrics::new().registry(), levels()).unwrap().stop();
 }
 
 #[tokio::test]

@@ -16,8 +16,10 @@ mod migrate;
 mod outbox;
 mod output;
 mod relay;
+mod signals;
 mod slot;
 mod slot_words;
+mod writer;
 
 #[cfg(test)]
 mod tests;
@@ -87,6 +89,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Relay(relay::RelayArgs),
+    Writer(writer::WriterArgs),
     Migrate(migrate::MigrateArgs),
     Slot(slot::SlotArgs),
     Outbox(outbox::OutboxArgs),
@@ -189,6 +192,7 @@ impl Arguments {
     pub async fn run(&self, config: &Config, set_level: logging::SetLevel) -> Result<(), Failure> {
         match &self.command {
             Command::Relay(args) => relay::run(args, config, set_level).await.inspect_err(log),
+            Command::Writer(args) => writer::run(args, config, set_level).await.inspect_err(log),
             Command::Migrate(args) => migrate::run(args, config).await,
             Command::Slot(args) => slot::run(args, config).await,
             Command::Outbox(args) => outbox::run(args, config).await,

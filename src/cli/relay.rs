@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::Failure;
 use super::logging::SetLevel;
+use super::signals::second_signal;
 use crate::admin;
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -24,7 +24,7 @@ pub(super) async fn run(args: &RelayArgs, config: &Config, set_level: SetLevel) 
     let metrics = Metrics::new();
     let (board, orders) = Board::new(&config.relay.slot, &config.relay.publication);
     // Before anything else is touched: a port in use must not cost the other instance its slot.
-    let admin = admin::start(config.admin.clone(), Arc::clone(&board) as _, Arc::clone(&metrics), set_level)
+    let admin = admin::start(config.admin.clone(), Arc::clone(&board) as _, metrics.registry(), set_level)
         .map_err(|error| {
             Failure::halted(error.to_string(), "free the port, or set METRICS_PORT or METRICS_HOST")
         })?;
@@ -52,7 +52,7 @@ pub(super) async fn run(args: &RelayArgs, config: &Config, set_level: SetLevel) 
     let (stop, stopped) = watch::channel(false);
     let finished = tokio::select! {
         finished = Box::pin(relay::run(&relay, stopped, orders)) => finished,
-        signal = second_signal(&stop) => return Err(signal),
+        signal = second_signal(&stop, "what was taken in is drained and confirmed") => return Err(signal),
     };
     admin.stop();
     let stopped = finished.map_err(|halt| Failure::Halted { what: halt.what, remedy: halt.remedy })?;
@@ -65,28 +65,4 @@ pub(super) async fn run(args: &RelayArgs, config: &Config, set_level: SetLevel) 
         tracing::info!("stopped; everything that was read is confirmed");
     }
     Ok(())
-}
-
-/// The first SIGTERM or SIGINT asks for a graceful stop, the second ends the process.
-async fn second_signal(stop: &watch::Sender<bool>) -> Failure {
-    let cannot = |error| {
-        Failure::halted(
-            format!("signals cannot be handled: {error}"),
-            "report this with the system's version",
-        )
-    };
-    let (mut term, mut int) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(term), Ok(int)) => (term, int),
-        (Err(error), _) | (_, Err(error)) => return cannot(error),
-    };
-    let mut next = async || {
-        tokio::select! {
-            _ = term.recv() => 15,
-            _ = int.recv() => 2,
-        }
-    };
-    let first = next().await;
-    tracing::info!(signal = first, "stopping: what was taken in is drained and confirmed");
-    stop.send_replace(true);
-    Failure::Killed(next().await)
 }

@@ -19,8 +19,7 @@ pub use layers::Inputs;
 pub use report::Entry;
 
 use crate::postgres::ConnInfo;
-use crate::secret::Secret;
-use crate::{admin, outbox, relay};
+use crate::{admin, outbox, relay, writer};
 
 /// Everything that people can set, checked.
 #[derive(Debug, Clone)]
@@ -42,7 +41,7 @@ pub struct Config {
     /// The admin server.
     pub admin: admin::Settings,
     /// The HTTP service and its connection pool.
-    pub writer: Writer,
+    pub writer: writer::Settings,
     /// Logs.
     pub logging: Logging,
     /// Every setting as text, with where it came from; nothing secret is in it.
@@ -157,27 +156,6 @@ pub struct Consumer {
     pub auto_offset_reset: String,
     /// `session.timeout.ms`.
     pub session_timeout: Duration,
-}
-
-/// The HTTP service.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Writer {
-    /// Host name or address to bind.
-    pub host: String,
-    /// TCP port, never 0.
-    pub port: u16,
-    /// Longest time for one request.
-    pub timeout: Duration,
-    /// Bearer token that all but `/health` and `/ready` need, if set.
-    pub auth_token: Option<Secret>,
-    /// Port of its admin server: `METRICS_PORT`, by default one above the relay's.
-    pub metrics_port: u16,
-    /// Most database connections, at least 1.
-    pub max_open_conns: usize,
-    /// Most idle ones, not above `max_open_conns`.
-    pub max_idle_conns: usize,
-    /// Age at which a connection is replaced.
-    pub conn_max_lifetime: Duration,
 }
 
 /// Logs.

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::layers::Given;
 use super::read::{Reader, number, within};
-use super::{LogFormat, Logging, Writer, units};
+use super::{LogFormat, Logging, units};
 use crate::outbox::{self, Placement, Preset, PresetError, TableName, check_topic_name};
 use crate::relay::settings::{Backoff, Breaker, OnReject};
-use crate::{admin, relay};
+use crate::{admin, relay, writer};
 
 /// Long enough for any wait of ours; longer is a slip of the pen.
 const A_DAY: Duration = Duration::from_secs(86_400);
@@ -131,13 +131,13 @@ impl Reader<'_> {
         }
     }
 
-    pub(super) fn writer(&mut self) -> Writer {
+    pub(super) fn writer(&mut self) -> writer::Settings {
         let max_open_conns = self.number("DB_MAX_OPEN_CONNS", 1..=10_000);
         let metrics_port = match self.layers.get("METRICS_PORT") {
             Some(Given { text, .. }) => text.trim().parse().unwrap_or_default(),
             None => 9091,
         };
-        Writer {
+        writer::Settings {
             host: self.text("SERVER_HOST"),
             port: self.number("SERVER_PORT", 1..=u16::MAX),
             timeout: self.duration("SERVER_TIMEOUT", millis(1)..=A_DAY),

@@ -5,9 +5,11 @@
 //! Knows nothing of the rest of the crate.
 
 mod labels;
+mod latency;
 mod route;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,12 +18,14 @@ use std::time::Duration;
 use prometheus::core::Collector;
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Opts, TextEncoder,
 };
 
 use labels::{ATTEMPTS, FirstSeen, OTHER, PROCESSED, QUEUED, WAL_STATUS, attempt_index, event_type_text};
 pub use labels::{BreakerState, ErrorType, Ignored};
+pub use latency::Latency;
 pub use route::Route;
+pub use writer::WriterMetrics;
 
 /// This build's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -32,7 +36,7 @@ pub const REVISION: &str = match option_env!("TXSTREAM_REVISION") {
     _ => "unknown",
 };
 
-/// The content type of [`Metrics::render`].
+/// The content type of [`Registry::render`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Seconds. An acknowledgement takes a few milliseconds, the backlog of an outage minutes.
@@ -47,7 +51,37 @@ const MOST_EVENT_TYPES: usize = 100;
 /// Topics with a label of their own.
 const MOST_TOPICS: usize = 200;
 
-/// All metrics of the process.
+/// What a process serves: all its metrics. Clones are the same registry.
+#[derive(Debug, Clone)]
+pub struct Registry(prometheus::Registry);
+
+impl Registry {
+    /// With what every process has: its build, and what the kernel knows of it.
+    fn of_process() -> Self {
+        let registry = prometheus::Registry::new();
+        let info = IntGaugeVec::new(
+            Opts::new("txstream_build_info", "What is running; the value is always 1."),
+            &["version", "revision"],
+        );
+        let info = registered(&registry, info);
+        info.with_label_values(&[VERSION, REVISION]).set(1);
+        #[cfg(target_os = "linux")]
+        registered_collector(&registry, prometheus::process_collector::ProcessCollector::for_self());
+        Self(registry)
+    }
+
+    /// Everything as Prometheus' text format; see [`CONTENT_TYPE`].
+    ///
+    /// # Errors
+    /// An encoder's complaint, as text.
+    pub fn render(&self) -> Result<Vec<u8>, String> {
+        let mut text = Vec::with_capacity(64 * 1024);
+        TextEncoder::new().encode(&self.0.gather(), &mut text).map_err(|error| error.to_string())?;
+        Ok(text)
+    }
+}
+
+/// All metrics of a relay.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -111,7 +145,7 @@ impl Number {
 impl Metrics {
     /// All metrics, at 0.
     pub fn new() -> Arc<Self> {
-        let make = Make(Registry::new());
+        let make = Make(Registry::of_process());
         let metrics = Self {
             processed: make.counters("events_processed_total", "Events that left the relay for good: published, parked as dead letters, or rejected.", &["status", "event_type"]),
             published: make.counters("events_published_total", "Records acknowledged by Kafka.", &["topic", "event_type"]),
@@ -145,7 +179,6 @@ impl Metrics {
             dead_letter_topics: Mutex::default(),
             registry: make.0,
         };
-        metrics.register_build_and_process();
         metrics.start_at_zero();
         Arc::new(metrics)
     }
@@ -185,17 +218,6 @@ impl Metrics {
             self.retried.with_label_values(&[attempt, event_type]);
         }
         self.processing.with_label_values(&[event_type]);
-    }
-
-    fn register_build_and_process(&self) {
-        let info = IntGaugeVec::new(
-            Opts::new("txstream_build_info", "What is running; the value is always 1."),
-            &["version", "revision"],
-        );
-        let info = registered(&self.registry, info);
-        info.with_label_values(&[VERSION, REVISION]).set(1);
-        #[cfg(target_os = "linux")]
-        registered_collector(&self.registry, prometheus::process_collector::ProcessCollector::for_self());
     }
 
     /// The handles for records of `topic` and `event_type`: look them up once and keep them.
@@ -301,14 +323,14 @@ impl Metrics {
         self.late_rejections.inc();
     }
 
-    /// Everything as Prometheus' text format; see [`CONTENT_TYPE`].
-    ///
-    /// # Errors
-    /// An encoder's complaint, as text.
-    pub fn render(&self) -> Result<Vec<u8>, String> {
-        let mut text = Vec::with_capacity(64 * 1024);
-        TextEncoder::new().encode(&self.registry.gather(), &mut text).map_err(|error| error.to_string())?;
-        Ok(text)
+    /// What the time from commit to acknowledgement was so far.
+    pub fn commit_to_ack(&self) -> Latency {
+        Latency::of(&self.commit_to_ack)
+    }
+
+    /// What is served.
+    pub fn registry(&self) -> Registry {
+        self.registry.clone()
     }
 }
 
@@ -325,15 +347,15 @@ impl Make {
     }
 
     fn counter(&self, name: &str, help: &str) -> IntCounter {
-        registered(&self.0, IntCounter::with_opts(Self::opts(name, help)))
+        registered(&self.0.0, IntCounter::with_opts(Self::opts(name, help)))
     }
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        registered(&self.0, IntCounterVec::new(Self::opts(name, help), labels))
+        registered(&self.0.0, IntCounterVec::new(Self::opts(name, help), labels))
     }
 
     fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        registered(&self.0, IntGauge::with_opts(Self::opts(name, help)))
+        registered(&self.0.0, IntGauge::with_opts(Self::opts(name, help)))
     }
 
     fn number(&self, name: &str, help: &str) -> Number {
@@ -341,24 +363,27 @@ impl Make {
     }
 
     fn numbers(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        registered(&self.0, IntGaugeVec::new(Self::opts(name, help), labels))
+        registered(&self.0.0, IntGaugeVec::new(Self::opts(name, help), labels))
     }
 
     fn float(&self, name: &str, help: &str) -> Gauge {
-        registered(&self.0, Gauge::with_opts(Self::opts(name, help)))
+        registered(&self.0.0, Gauge::with_opts(Self::opts(name, help)))
     }
 
     fn histogram(&self, name: &str, help: &str) -> Histogram {
-        registered(&self.0, Histogram::with_opts(Self::histogram_opts(name, help)))
+        registered(&self.0.0, Histogram::with_opts(Self::histogram_opts(name, help)))
     }
 
     fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
-        registered(&self.0, HistogramVec::new(Self::histogram_opts(name, help), labels))
+        registered(&self.0.0, HistogramVec::new(Self::histogram_opts(name, help), labels))
     }
 }
 
 /// Registers a metric. Names and labels are constants above, so a refusal is our own mistake.
-fn registered<C: Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<C>) -> C {
+fn registered<C: Collector + Clone + 'static>(
+    registry: &prometheus::Registry,
+    metric: prometheus::Result<C>,
+) -> C {
     match metric {
         Ok(metric) => {
             registered_collector(registry, metric.clone());
@@ -368,7 +393,7 @@ fn registered<C: Collector + Clone + 'static>(registry: &Registry, metric: prome
     }
 }
 
-fn registered_collector(registry: &Registry, collector: impl Collector + 'static) {
+fn registered_collector(registry: &prometheus::Registry, collector: impl Collector + 'static) {
     let outcome = registry.register(Box::new(collector));
     assert!(outcome.is_ok(), "a metric of our own is registered twice: {outcome:?}");
 }

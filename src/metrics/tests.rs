@@ -9,7 +9,7 @@ use super::*;
 /// Series by name with labels, as a scraper reads them; also checks that every line is well-formed
 /// and every family has its help and type before its first sample.
 fn scrape(metrics: &Metrics) -> BTreeMap<String, f64> {
-    let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+    let text = String::from_utf8(metrics.registry().render().unwrap()).unwrap();
     let mut series = BTreeMap::new();
     let (mut helped, mut typed) = (String::new(), String::new());
     for line in text.lines() {

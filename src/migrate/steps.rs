@@ -71,8 +71,11 @@ pub(super) const RECORD_UP: &str = include_str!("../../migrations/0000_migration
 /// Drops it.
 pub(super) const RECORD_DOWN: &str = include_str!("../../migrations/0000_migrations.down.sql");
 
+/// The step of the writer's own table, whose name an application may well have taken before.
+pub(super) const ORDERS: &str = "orders";
+
 /// Every step, in order: the publication is the last, whatever comes to stand before it.
-pub(super) static STEPS: [Step; 5] = [
+pub(super) static STEPS: [Step; 6] = [
     step!(
         1,
         "0001",
@@ -119,6 +122,25 @@ pub(super) static STEPS: [Step; 5] = [
     ),
     step!(3, "0003", "outbox", Table, &[]),
     step!(4, "0004", "outbox_publish", Function, &[]),
+    step!(
+        5,
+        "0005",
+        "orders",
+        Table,
+        &[
+            "id",
+            "customer_id",
+            "order_number",
+            "status",
+            "total_amount",
+            "currency",
+            "items",
+            "shipping_address",
+            "billing_address",
+            "created_at",
+            "updated_at",
+        ]
+    ),
     step!(100, "0100", "publication", Publication, &[]),
 ];
 
@@ -171,14 +193,15 @@ pub(super) fn targets<'a>(settings: &Settings<'a>) -> Vec<Target<'a>> {
                 targets.extend(serves.map(|table| publish(step, table)));
             }
             "publication" => targets.push(publication(step, settings)),
-            name => targets.push(own(step, name)),
+            ORDERS => targets.push(own(step, ORDERS)),
+            name => targets.push(own(step, &format!("txstream_{name}"))),
         }
     }
     targets
 }
 
 fn own(step: &'static Step, name: &str) -> Target<'static> {
-    let table = TableName { schema: "public".to_owned(), name: format!("txstream_{name}") };
+    let table = TableName { schema: "public".to_owned(), name: name.to_owned() };
     Target { step, object: quoted(&table.schema, &table.name), table, up: step.up.to_owned(), outbox: None }
 }
 
@@ -243,7 +266,7 @@ mod tests {
             fixed_topic: None,
         };
         let targets = targets(&Settings { outbox: &outbox, publication: "p\"b" });
-        assert_eq!(targets.len(), 6);
+        assert_eq!(targets.len(), 7);
         for target in &targets {
             for word in ["{table", "{function", "{publication", "{object"] {
                 assert!(!target.up.contains(word), "{}", target.up);

@@ -33,9 +33,10 @@ mod value;
 
 pub use mapper::Mapper;
 pub use placement::{Placement, PlacementError};
-pub use preset::{Preset, PresetError};
+pub use preset::{Columns, Preset, PresetError};
 pub use table_name::{TableName, TableNameError};
-pub use topic::check_topic_name;
+pub use topic::{check_topic_name, routed_topic};
+pub use trace::TraceContext;
 pub use value::{binary_safe, binary_safe_types};
 
 /// What goes to Kafka for one row. The same row gives the same bytes on every replay.

@@ -20,14 +20,25 @@ pub enum Preset {
 #[error("{0:?} is not a preset; known are debezium and txstream")]
 pub struct PresetError(String);
 
-/// The columns a preset reads, by their meaning.
+/// A preset's columns, by their meaning.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Columns {
-    pub(super) id: &'static str,
-    pub(super) aggregate_type: &'static str,
-    pub(super) aggregate_id: &'static str,
-    pub(super) event_type: &'static str,
-    pub(super) payload: &'static str,
+pub struct Columns {
+    /// The event's id.
+    pub id: &'static str,
+    /// What the event is about.
+    pub aggregate_type: &'static str,
+    /// Which one of them; the Kafka key.
+    pub aggregate_id: &'static str,
+    /// What happened.
+    pub event_type: &'static str,
+    /// The event itself.
+    pub payload: &'static str,
+    /// A JSON object of what goes along, where the table has it.
+    pub headers: &'static str,
+    /// The trace context, where the preset has a column for it.
+    pub trace: Option<&'static str>,
+    /// The time of the event, where the preset reads it.
+    pub created_at: Option<&'static str>,
 }
 
 impl Preset {
@@ -73,7 +84,8 @@ impl Preset {
         }
     }
 
-    pub(super) fn columns(self) -> Columns {
+    /// The names of its columns.
+    pub fn columns(self) -> Columns {
         match self {
             Self::Debezium => Columns {
                 id: "id",
@@ -81,6 +93,9 @@ impl Preset {
                 aggregate_id: "aggregateid",
                 event_type: "type",
                 payload: "payload",
+                headers: "headers",
+                trace: Some("tracingspancontext"),
+                created_at: None,
             },
             Self::Txstream => Columns {
                 id: "id",
@@ -88,6 +103,9 @@ impl Preset {
                 aggregate_id: "aggregate_id",
                 event_type: "event_type",
                 payload: "event_data",
+                headers: "event_metadata",
+                trace: None,
+                created_at: Some("created_at"),
             },
         }
     }

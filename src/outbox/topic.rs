@@ -24,6 +24,11 @@ pub fn check_topic_name(name: &str) -> Result<(), &'static str> {
     }
 }
 
+/// Where events of an aggregate type go unless one topic takes all.
+pub fn routed_topic(aggregate_type: &str) -> String {
+    format!("outbox.event.{aggregate_type}")
+}
+
 /// A topic's name and what is wrong with it.
 #[derive(Debug, Clone)]
 pub(super) struct Topic {
@@ -63,7 +68,7 @@ impl Topics {
                     known.clear();
                 }
                 // Bytes that are not UTF-8 become replacement characters, which no topic may have.
-                let topic = Topic::new(&format!("outbox.event.{}", String::from_utf8_lossy(aggregate_type)));
+                let topic = Topic::new(&routed_topic(&String::from_utf8_lossy(aggregate_type)));
                 known.insert(aggregate_type.into(), topic.clone());
                 topic
             }

@@ -18,6 +18,46 @@ pub(super) struct Context {
     pub(super) garbage: bool,
 }
 
+/// What the column of our own table takes, in characters; Debezium's has the same.
+const COLUMN_CHARACTERS: usize = 256;
+
+/// The trace of whoever writes an event, to be stored with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceContext {
+    traceparent: String,
+    tracestate: Option<String>,
+}
+
+impl TraceContext {
+    /// From the values of a request's headers; `None` without a valid `traceparent`. A `tracestate`
+    /// that is invalid, or too long for the column beside it, is left out, as W3C allows.
+    pub fn of_headers(traceparent: &str, tracestate: Option<&str>) -> Option<Self> {
+        let mut context = Self { traceparent: traceparent.to_owned(), tracestate: None };
+        if !is_traceparent(traceparent) || context.to_properties().len() > COLUMN_CHARACTERS {
+            return None;
+        }
+        context.tracestate =
+            tracestate.map(str::trim).filter(|s| !s.is_empty() && is_tracestate(s)).map(str::to_owned);
+        if context.to_properties().len() > COLUMN_CHARACTERS {
+            context.tracestate = None;
+        }
+        Some(context)
+    }
+
+    /// `traceparent`, and `tracestate` if there is one, with their values.
+    pub fn entries(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let state = self.tracestate.as_deref().map(|state| ("tracestate", state));
+        [("traceparent", self.traceparent.as_str())].into_iter().chain(state)
+    }
+
+    /// The text for the `tracingspancontext` column.
+    pub fn to_properties(&self) -> String {
+        // All other characters of a value mean themselves, and a value never begins with a blank.
+        let line = |(name, value): (&str, &str)| format!("{name}={}\n", value.replace('\\', "\\\\"));
+        self.entries().map(line).collect()
+    }
+}
+
 pub(super) fn read(text: &[u8]) -> Context {
     let properties = std::str::from_utf8(text).ok().and_then(properties);
     let Some(properties) = properties else {
@@ -133,7 +173,7 @@ fn is_line_end(c: char) -> bool {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{Context, properties, read};
+    use super::{Context, TraceContext, properties, read};
 
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
@@ -146,6 +186,26 @@ mod tests {
         let text =
             format!("#Mon May 06 07:08:09 UTC 2024\ntracestate=vendor\\=a\\:b\ntraceparent={PARENT}\n");
         assert_eq!(read(text.as_bytes()), context(Some(PARENT), Some("vendor=a:b"), false));
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        for (state, kept) in [
+            (None, None),
+            (Some(" "), None),
+            (Some("ä=1"), None),
+            (Some(" a=\\#!:=, b=x "), Some("a=\\#!:=, b=x")),
+            (Some(&*"v".repeat(170)), Some(&*"v".repeat(170))),
+            (Some(&*"v".repeat(400)), None),
+        ] {
+            let written = TraceContext::of_headers(PARENT, state).unwrap().to_properties();
+            assert!(written.len() <= 256);
+            assert_eq!(read(written.as_bytes()), context(Some(PARENT), kept, false), "{state:?}");
+        }
+        let long = format!("cc{}-{}", &PARENT[2..], "x".repeat(300));
+        for wrong in ["", "x", &PARENT.to_uppercase(), &long] {
+            assert_eq!(TraceContext::of_headers(wrong, Some("a=1")), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::backoff::Backoff;
 use super::breaker::{Breaker, State, Transition};
+use super::budget::Budget;
 use super::gather::Gather;
 use super::halt::Halt;
 use super::lane::{Lanes, Queued};
@@ -95,6 +96,7 @@ pub(super) struct Waiting {
 pub(super) struct Core {
     settings: Settings,
     ledger: Ledger,
+    budget: Budget,
     lanes: Lanes,
     topics: Topics,
     routes: Vec<TopicId>,
@@ -122,6 +124,7 @@ impl Core {
     ) -> Self {
         Self {
             ledger: Ledger::new(slot_confirmed_lsn),
+            budget: Budget::new(settings.max_in_flight_bytes),
             lanes: Lanes::new(settings.lanes),
             topics: Topics::default(),
             routes: Vec::new(),
@@ -186,6 +189,7 @@ impl Core {
             return Taken::TooLarge { record: Box::new(record), size, limit };
         }
         let ticket = self.ledger.take(record.bytes(), route, now);
+        self.observe_budget();
         // A record that has to wait must not keep the whole receive buffer that it came in alive:
         // between it and the next one may lie any amount of rows that are not ours.
         let waits = self.is_stuck() || self.breaker.allowance(self.rounds.outstanding()) == 0;
@@ -213,8 +217,12 @@ impl Core {
     /// Whether more WAL may be read: backpressure reaches the walsender through TCP.
     pub(super) fn may_read(&self) -> bool {
         self.refused.is_none()
-            && self.ledger.in_flight_bytes() < self.settings.max_in_flight_bytes
+            && self.budget.has_room()
             && self.ledger.oldest().is_none_or(|oldest| oldest.resolved_behind < MAX_RESOLVED_BEHIND)
+    }
+
+    fn observe_budget(&mut self) {
+        self.budget.observe(self.ledger.in_flight_bytes(), self.rounds.outstanding());
     }
 
     /// Whether the stream is busy, by its recent rate.
@@ -321,6 +329,7 @@ impl Core {
         self.full_until = None;
         let resolved = self.ledger.resolve(ticket);
         let sent_at = resolved.round.map_or(now, |round| self.rounds.reported(round));
+        self.observe_budget();
         let id = self.routes[resolved.route as usize];
         let topic = self.topics.get_mut(id);
         if topic.acknowledged() {
@@ -340,6 +349,7 @@ impl Core {
         self.full_until = None;
         let (route, round) = self.ledger.returned(failure.ticket);
         self.rounds.reported(round);
+        self.observe_budget();
         let id = self.routes[route as usize];
         let topic = self.topics.get_mut(id);
         let first = topic.trouble().is_none();

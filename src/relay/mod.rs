@@ -8,6 +8,7 @@
 mod backoff;
 pub mod board;
 mod breaker;
+mod budget;
 pub mod checkpoint;
 mod core;
 mod gather;
@@ -26,6 +27,7 @@ mod routes;
 mod session;
 pub mod settings;
 pub mod slot_life;
+mod summary;
 mod topics;
 
 #[cfg(test)]
@@ -46,6 +48,7 @@ use self::backoff::Backoff;
 use self::breaker::Breaker;
 use self::monitor::Stand;
 use self::prepare::{NotReady, Prepared};
+use self::reporter::Reporter;
 use self::session::{End, Lines, Session};
 use crate::admin::BreakerOrder;
 use crate::kafka::{self, Producer};
@@ -148,6 +151,7 @@ pub async fn run(
                 let began = Instant::now();
                 let (end, unconfirmed) = stream(relay, &mut known, prepared, &mut stop, &mut orders).await;
                 relay.metrics.replication_connected.set(0);
+                Reporter::over(relay);
                 match end {
                     // Asked to stop, and the session ended otherwise meanwhile.
                     End::Lost(_) | End::Producer(_) | End::ServerStopping if *stop.borrow() => {
@@ -250,7 +254,9 @@ async fn stream(
     let mut session = Session::new(relay, known, *opened);
     let mut lines = Lines { stop, orders, notices: &mut notices, stand: &stand };
     let end = session.run(&mut lines).await;
-    relay.board.state("stopping", None);
+    if matches!(end, End::Lost(_) | End::Producer(_)) {
+        relay.board.state("connecting", None);
+    }
     drop(stand);
     let Session { core, reader, mut writer, mut producer, .. } = session;
     let confirmed_lsn = core.ledger().confirmed_lsn();

@@ -8,8 +8,9 @@ use tokio::time::Instant;
 use super::Relay;
 use super::breaker::State;
 use super::core::Core;
+use super::summary::Summary;
 use crate::admin::status::{BreakerStatus, InFlight, LaneStatus, Rates, WaitingTopic, rfc3339};
-use crate::metrics::BreakerState;
+use crate::metrics::{BreakerState, Metrics};
 
 /// How old the report may be.
 const EVERY: Duration = Duration::from_millis(200);
@@ -17,22 +18,20 @@ const EVERY: Duration = Duration::from_millis(200);
 /// A record that Kafka does not acknowledge for this long makes the relay not ready.
 const OUTSTANDING_LIMIT: Duration = Duration::from_secs(60);
 
-/// One line a minute while traffic flows.
-const SUMMARY_EVERY: Duration = Duration::from_secs(60);
-
 /// The time of the next report, and what the last summary said.
 pub(super) struct Reporter {
     due_at: Instant,
     counted: (Instant, u64),
     rate: f64,
-    summary: (Instant, u64),
+    summary: Summary,
 }
 
 impl Reporter {
     /// Due now.
-    pub(super) fn new() -> Self {
+    pub(super) fn new(metrics: &Metrics) -> Self {
         let now = Instant::now();
-        Self { due_at: now, counted: (now, 0), rate: 0.0, summary: (now, 0) }
+        let summary = Summary::new(now, metrics.commit_to_ack());
+        Self { due_at: now, counted: (now, 0), rate: 0.0, summary }
     }
 
     /// When the next report is due.
@@ -58,13 +57,27 @@ impl Reporter {
         self.measure(acknowledged, now);
         gauges(relay, core, now);
         self.board(relay, core, now);
-        if now >= self.summary.0 + SUMMARY_EVERY {
-            if acknowledged > self.summary.1 {
-                let records = acknowledged - self.summary.1;
-                tracing::info!(records, confirmed_lsn = %core.ledger().confirmed_lsn(), "published in the last minute");
-            }
-            self.summary = (now, acknowledged);
+        let outstanding = core.oldest_taken().map(|taken| now.duration_since(taken));
+        if let Some(minute) =
+            self.summary.minute(now, acknowledged, outstanding, || relay.metrics.commit_to_ack())
+        {
+            minute.log(core.ledger(), &relay.metrics);
         }
+    }
+
+    /// The session is over: nothing is on its way any more, and what was unconfirmed is streamed again.
+    pub(super) fn over(relay: &Relay) {
+        relay.metrics.in_flight_bytes.set(0);
+        relay.metrics.active_workers.set(0);
+        relay.metrics.events_in_queue(0, 0);
+        relay.metrics.oldest_unconfirmed_age(None);
+        relay.board.note(|report| {
+            report.in_flight = InFlight { limit_bytes: report.in_flight.limit_bytes, ..InFlight::default() };
+            report.oldest_unconfirmed_age_seconds = None;
+            report.lanes.iter_mut().for_each(|lane| lane.queued = 0);
+            report.waiting_topics.clear();
+            report.rates = Rates::default();
+        });
     }
 
     fn measure(&mut self, acknowledged: u64, now: Instant) {

@@ -144,7 +144,7 @@ impl<'a> Session<'a> {
             intake: opened.intake,
             routes: Routes::new(Arc::clone(&relay.metrics)),
             desk: opened.desk,
-            reporter: Reporter::new(),
+            reporter: Reporter::new(&relay.metrics),
             events: Vec::new(),
             closing: None,
             shrink: None,

@@ -5,11 +5,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use txstream::metrics::Metrics;
+use txstream::metrics::{Metrics, Registry, WriterMetrics};
 
 /// Documents that are checked for names of files and tests.
-const DOCUMENTS: [&str; 5] =
-    ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/guarantees.md"];
+const DOCUMENTS: [&str; 6] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/guarantees.md",
+    "docs/runbook.md",
+];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -43,9 +49,11 @@ fn rows<'a>(lines: &[&'a str]) -> Vec<Vec<&'a str>> {
     lines.iter().skip_while(|line| !is_table(line)).take_while(is_table).skip(2).map(cells).collect()
 }
 
-/// Every metric of ours with its labels, as a scrape shows them.
-fn metrics() -> BTreeMap<String, BTreeSet<String>> {
-    let text = String::from_utf8(Metrics::new().render().expect("metrics")).expect("UTF-8");
+/// Every metric of ours with its labels, as scrapes of a relay and a writer show them.
+pub(crate) fn metrics() -> BTreeMap<String, BTreeSet<String>> {
+    let writer = WriterMetrics::new([("GET /health", &[200][..])]);
+    let render = |registry: Registry| String::from_utf8(registry.render().expect("metrics")).expect("UTF-8");
+    let text = render(Metrics::new().registry()) + &render(writer.registry());
     let histograms: Vec<&str> =
         text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" histogram")).collect();
     let mut found = BTreeMap::new();

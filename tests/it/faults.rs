@@ -21,37 +21,6 @@ async fn lasts(duration: Duration, mut meanwhile: impl AsyncFnMut()) {
 }
 
 #[tokio::test]
-async fn a_relay_killed_at_any_moment_loses_and_reorders_nothing() {
-    let kafka = Kafka::start(&[]).await;
-    let outbox = Outbox::new(Postgres::shared().await).await;
-    let load = Load::start(&outbox, 4);
-    let mut topic = outbox.topic(&kafka);
-    for round in 0..8 {
-        let relay = outbox.relay(kafka.bootstrap(), &[]).await;
-        topic.read_count(topic.records().len() + 1).await;
-        if round % 2 == 1 {
-            // Killed with records read, handed over and not acknowledged.
-            kafka.freeze().await;
-            eventually(SOON, "records are in flight", async || {
-                let queued =
-                    relay.metrics().await.get("txstream_events_in_queue", &[("status", "in_flight")]);
-                (queued > Some(100.0)).then_some(())
-            })
-            .await;
-            relay.kill9().await;
-            kafka.thaw().await;
-        } else {
-            load.commits(100).await;
-            relay.kill9().await;
-        }
-    }
-    let _relay = outbox.relay(kafka.bootstrap(), &[]).await;
-    load.commits(100).await;
-    load.stop().await;
-    outbox.all_arrive(&mut topic).await;
-}
-
-#[tokio::test]
 async fn a_terminated_walsender_is_replaced_and_nothing_is_lost_or_reordered() {
     let kafka = Kafka::shared().await;
     let outbox = Outbox::new(Postgres::shared().await).await;

@@ -6,10 +6,14 @@ mod support;
 /// The stack that everything below stands on: Postgres, Kafka, the proxy.
 mod stack;
 
+/// Alert rules and their runbook.
+mod alerts;
 /// The same while it streams, and when the slot is not what it was.
 mod checks;
 /// What a shell sees of the binary.
 mod cli;
+/// The Grafana dashboard.
+mod dashboard;
 /// The documents name only what exists, and all of it.
 mod docs;
 /// `lag`, with a relay and without.
@@ -18,7 +22,9 @@ mod lag;
 mod migrate;
 /// What the relay says of itself.
 mod observing;
-/// `outbox prune`: confirmed rows go, others never.
+/// A real Prometheus and what it finds.
+mod prometheus;
+/// Old rows go once they are confirmed, and only then.
 mod prune;
 /// Rows that Kafka will never take.
 mod rejecting;
@@ -28,6 +34,8 @@ mod replication_session;
 mod slot;
 /// What a relay says at its start when something is not as it must be, and what mends it.
 mod starting;
+/// The status page in a real browser.
+mod status_page;
 /// Which module may use which.
 mod structure;
 mod tls;
@@ -37,6 +45,8 @@ mod load;
 
 /// A huge transaction in fixed memory.
 mod big;
+/// A relay killed at any moment loses nothing.
+mod crash;
 /// A committed row becomes exactly the promised record.
 mod delivery;
 /// Whatever breaks, nothing is lost or reordered.
@@ -47,3 +57,6 @@ mod idle;
 mod standby;
 /// A graceful stop repeats and loses nothing.
 mod stopping;
+
+/// The HTTP service.
+mod writer;

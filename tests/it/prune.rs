@@ -54,8 +54,13 @@ async fn old_confirmed_rows_go_young_ones_stay_and_a_dry_run_only_counts() {
         .await;
     published(&relay, 20_003).await;
 
-    let counted = prune(&outbox, &["--dry-run"]).await;
-    assert_eq!((&counted["dry_run"], &counted["rows_deleted"]), (&true.into(), &20_001.into()), "{counted}");
+    // Transactions of other tests on the shared server hold back what counts as confirmed.
+    let counted = eventually(RECOVERY, "the old rows are known to be confirmed", async || {
+        let counted = prune(&outbox, &["--dry-run"]).await;
+        (counted["rows_deleted"] == 20_001).then_some(counted)
+    })
+    .await;
+    assert_eq!(counted["dry_run"], true, "{counted}");
     assert_eq!(rows(&outbox).await, 20_003, "a dry run changes nothing");
     let said = outbox.done(&["outbox", "prune", "--older-than", "7d", "--dry-run"]).await;
     assert!(said.stdout.contains("would delete") && said.stdout.contains("20001"), "{}", said.stdout);
@@ -95,7 +100,10 @@ async fn what_the_slot_has_not_confirmed_stays_whatever_its_age() {
 
     let relay = outbox.streaming(&[], &[]).await;
     published(&relay, 51).await;
-    assert_eq!(prune(&outbox, &[]).await["rows_deleted"], 50, "now they are in Kafka");
+    eventually(RECOVERY, "now they are in Kafka, and go", async || {
+        (prune(&outbox, &[]).await["rows_deleted"] == 50).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -354,23 +362,28 @@ async fn pruning_under_load_holds_nobody_up_and_loses_nothing() {
     let postgres = Postgres::shared().await;
     let outbox = load::Outbox::new(postgres).await;
     let _relay = outbox.relay(kafka.bootstrap(), &[]).await;
-    // What was there is copied, so that the table stays the truth of what must arrive.
-    outbox.database.exec("create table written (like outbox)").await;
-    let copy = "insert into written select * from outbox o where not exists (select from written w where w.id = o.id)";
+    // What is committed stays known when its row is gone.
+    outbox
+        .database
+        .exec(
+            "create table written (id uuid);
+             create function keep() returns trigger language plpgsql as
+                 $$ begin insert into written values (new.id); return null; end $$;
+             create trigger keep after insert on outbox for each row execute function keep()",
+        )
+        .await;
     let load = Load::start(&outbox, 4);
     let mut pruned = 0;
-    for _ in 0..5 {
+    eventually(RECOVERY, "some hundred rows are pruned under load", async || {
         load.commits(60).await;
-        // What is copied is committed, and so is what is pruned: nothing younger than a second is.
-        outbox.database.exec(copy).await;
-        let said = outbox.command(&["outbox", "prune", "--older-than", "1s", "--output", "json"]).await;
+        let said = outbox.command(&["outbox", "prune", "--older-than", "0", "--output", "json"]).await;
         let report: Value = serde_json::from_str(&said).unwrap();
         pruned += report["rows_deleted"].as_u64().unwrap();
-    }
+        (pruned > 300).then_some(())
+    })
+    .await;
     load.commits(60).await;
     load.stop().await;
-    assert!(pruned > 0, "something was pruned under load");
-    outbox.database.exec(copy).await;
     let mut topic = outbox.topic(kafka);
     let wanted: i64 = outbox.database.value("select count(*) from written").await;
     let wanted = usize::try_from(wanted).unwrap();

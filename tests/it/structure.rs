@@ -16,7 +16,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("migrate", &["outbox", "postgres"]),
     ("relay", &["outbox", "pgoutput", "postgres", "kafka", "metrics", "admin"]),
     ("retention", &["outbox", "postgres", "relay"]),
-    ("config", &["outbox", "postgres", "kafka", "admin", "relay", "migrate", "secret"]),
+    ("writer", &["outbox", "postgres", "metrics", "admin", "secret"]),
+    ("config", &["outbox", "postgres", "kafka", "admin", "relay", "migrate", "secret", "writer"]),
 ];
 
 fn source() -> PathBuf {

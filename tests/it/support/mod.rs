@@ -7,12 +7,14 @@
 #![allow(dead_code, unused_imports, reason = "the benches and the demo include this and use a part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on ends with the reason")]
 
+pub(crate) mod browser;
 pub(crate) mod database;
 pub(crate) mod http;
 pub(crate) mod kafka;
 pub(crate) mod metrics;
 pub(crate) mod outbox;
 pub(crate) mod postgres;
+pub(crate) mod prometheus;
 pub(crate) mod proxy;
 pub(crate) mod relay;
 pub(crate) mod server;

@@ -1,0 +1,58 @@
+//! Listening on every address of a host: `localhost` may be an IPv4 and an IPv6 address, and a client
+//! may try either.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+
+/// Why nothing is listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The host has no address.
+    #[error("cannot resolve {host:?}: {source}")]
+    Resolve {
+        /// The host.
+        host: String,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// Listens on every address of `host`. One that this machine does not have is skipped while another
+/// is left.
+///
+/// # Errors
+/// [`ListenError`]; nothing is listened on then.
+pub fn bind(host: &str, port: u16) -> Result<Vec<TcpListener>, ListenError> {
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    let resolve = |source| ListenError::Resolve { host: host.to_owned(), source };
+    let mut addresses: Vec<SocketAddr> = (bare, port).to_socket_addrs().map_err(resolve)?.collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    let mut listeners = Vec::new();
+    let mut skipped = None;
+    for address in addresses {
+        match TcpListener::bind(address).and_then(|listener| {
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        }) {
+            Ok(listener) => listeners.push(listener),
+            Err(source) if source.kind() == io::ErrorKind::AddrNotAvailable => {
+                skipped = Some(ListenError::Bind { address, source });
+            }
+            Err(source) => return Err(ListenError::Bind { address, source }),
+        }
+    }
+    match skipped {
+        _ if !listeners.is_empty() => Ok(listeners),
+        Some(error) => Err(error),
+        None => Err(resolve(io::Error::new(io::ErrorKind::NotFound, "it has no address"))),
+    }
+}
