@@ -289,8 +289,9 @@ async fn prune_table(
 ) -> Result<Pruned, PruneError> {
     let mut pruned = Pruned { table: target.table.clone(), ..Pruned::default() };
     let mut done = Vec::new();
+    let mut tries = partitions::TRIES;
     for partition in &target.old_partitions {
-        match partitions::drop_if_confirmed(client, partition, confirmed, prune.dry_run).await? {
+        match partitions::drop_if_confirmed(client, partition, confirmed, prune.dry_run, tries).await? {
             partitions::Outcome::Dropped { rows } => {
                 pruned.partitions_dropped.push(Dropped { partition: partition.name.clone(), rows });
                 done.push(partition.oid);
@@ -303,6 +304,8 @@ async fn prune_table(
                 let reason = "transactions that use the table did not end; run it again later".to_owned();
                 pruned.partitions_kept.push(Kept { partition: partition.name.clone(), reason });
                 done.push(partition.oid);
+                // Whoever has the table open mostly stands in the way of the next one too.
+                tries = 1;
             }
         }
     }

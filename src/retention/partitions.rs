@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 
 /// How often it is tried. Writers of an outbox are done within milliseconds; who is not done after ten tries
 /// is at something long.
-const TRIES: u32 = 10;
+pub(super) const TRIES: u32 = 10;
 
 /// Time between two tries, for the writers who waited behind us.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -42,7 +42,8 @@ pub(super) enum Outcome {
     Busy,
 }
 
-/// Drops an old partition if every row in it is confirmed; with `dry_run` it only looks.
+/// Drops an old partition if every row in it is confirmed, trying so often for the locks; with `dry_run`
+/// it only looks.
 ///
 /// # Errors
 /// What the server says.
@@ -54,8 +55,9 @@ pub(super) async fn drop_if_confirmed(
     partition: &Partition,
     confirmed: &Confirmed,
     dry_run: bool,
+    tries: u32,
 ) -> Result<Outcome, PruneError> {
-    for tried in 0..TRIES {
+    for tried in 0..tries {
         if tried > 0 {
             sleep(PAUSE).await;
         }
