@@ -62,5 +62,7 @@ mod standby;
 /// A graceful stop repeats and loses nothing.
 mod stopping;
 
+/// The files of `sql/`, through the relay to Kafka.
+mod sql_files;
 /// The HTTP service.
 mod writer;
