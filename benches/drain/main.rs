@@ -13,6 +13,8 @@ mod backlog;
 mod drain;
 mod latency;
 mod machine;
+#[path = "../markdown/mod.rs"]
+mod markdown;
 mod process;
 mod report;
 mod settings;

@@ -62,5 +62,9 @@ mod standby;
 /// A graceful stop repeats and loses nothing.
 mod stopping;
 
+/// The programs of `examples/`, each in its own language.
+mod examples;
+/// The files of `sql/`, through the relay to Kafka.
+mod sql_files;
 /// The HTTP service.
 mod writer;

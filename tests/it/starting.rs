@@ -206,8 +206,9 @@ async fn a_slot_made_by_hand_is_accepted() {
 #[tokio::test]
 async fn the_relay_role_of_the_sql_file_is_enough_and_each_missing_right_is_named() {
     let outbox = Outbox::migrated().await;
-    let (owner, relay, writer) = (unique("owner"), unique("relay"), unique("writer"));
-    outbox.roles(&[("owner", &owner), ("relay", &relay), ("writer", &writer)]).await;
+    let (owner, relay) = (unique("owner"), unique("relay"));
+    let (writer, pruner) = (unique("writer"), unique("pruner"));
+    outbox.roles(&[("owner", &owner), ("relay", &relay), ("writer", &writer), ("pruner", &pruner)]).await;
     outbox.database.exec(&format!("ALTER ROLE {relay} PASSWORD 'pw'")).await;
     let url = outbox.database.url().replace("postgres:postgres@", &format!("{relay}:pw@"));
     let env = [("DATABASE_URL", url.as_str())];
@@ -238,7 +239,7 @@ async fn the_relay_role_of_the_sql_file_is_enough_and_each_missing_right_is_name
     outbox
         .database
         .exec(&format!(
-            "DROP OWNED BY {owner}, {relay}, {writer}; DROP ROLE {owner}; DROP ROLE {relay}; DROP ROLE {writer}"
+            "DROP OWNED BY {owner}, {relay}, {writer}, {pruner}; DROP ROLE {owner}, {relay}, {writer}, {pruner}"
         ))
         .await;
 }

@@ -210,12 +210,13 @@ async fn a_foreign_orders_table_switches_the_order_routes_off_with_one_warning()
 async fn the_writer_role_of_the_sql_file_is_enough() {
     let postgres = Postgres::shared().await;
     let database = postgres.database().await;
-    let names = ["owner", "relay", "writer"].map(unique);
+    const ROLES: [&str; 4] = ["owner", "relay", "writer", "pruner"];
+    let names = ROLES.map(unique);
     let roles = async || {
         let mut command = tokio::process::Command::new("psql");
         command.args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--file"]);
         command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/roles.sql"));
-        for (role, name) in ["owner", "relay", "writer"].iter().zip(&names) {
+        for (role, name) in ROLES.iter().zip(&names) {
             command.arg(format!("--set={role}={name}"));
         }
         assert!(command.arg(database.url()).status().await.unwrap().success());
