@@ -9,14 +9,14 @@ use postgres_protocol::escape::escape_identifier;
 
 use super::backoff::Backoff;
 use super::breaker::Breaker;
-use super::checkpoint::{self, Identity, Progress, Verdict};
+use super::checkpoint::{self, Identity, Verdict};
 use super::core::Core;
 use super::halt::Halt;
-use super::intake::Intake;
+use super::intake::{Intake, Origin};
 use super::limit_desk::LimitDesk;
 use super::monitor::Monitor;
 use super::preflight::{self, Instance, Problem, Ready};
-use super::session::{Opened, SILENCE};
+use super::session::{Opened, SILENCE, Source, Statuses};
 use super::slot_life::{self, CreateSlot};
 use super::{Known, Relay};
 use crate::kafka::{CreateError, Inbox, Producer};
@@ -42,6 +42,7 @@ pub(super) struct Prepared {
 }
 
 /// Why there is no session yet.
+#[derive(Debug)]
 pub(super) enum NotReady {
     /// A person must act.
     Halt(Halt),
@@ -127,11 +128,8 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
     let breaker = known.breaker.take().unwrap_or_else(|| Breaker::new(relay.settings.breaker));
     let core =
         Core::new(relay.settings.clone(), confirmed_lsn, breaker, Backoff::new(relay.settings.backoff));
-    let intake = Intake::new(
-        relay.settings.slot.clone(),
-        Mapper::new(relay.outbox.clone()),
-        Arc::clone(&relay.metrics),
-    );
+    let intake = Intake::new(Origin::Slot, Mapper::new(relay.outbox.clone()), Arc::clone(&relay.metrics));
+    let (reader, writer) = (Source::Wal(reader), Statuses::Wal(writer));
     let opened = Opened { reader, writer, producer, inbox, desk, core, intake, status_every };
     Ok(Prepared { conn, monitor: monitor(relay, known, ready), opened: Box::new(opened) })
 }
@@ -169,7 +167,7 @@ fn held(relay: &Relay, known: &Known, slot: Option<&SlotView>) -> Option<NotRead
 }
 
 /// The producer and what asks for topics' limits. Both connect by themselves, now or later.
-fn kafka(relay: &Relay, known: &Known) -> Result<(Producer, Inbox, LimitDesk), NotReady> {
+pub(super) fn kafka(relay: &Relay, known: &Known) -> Result<(Producer, Inbox, LimitDesk), NotReady> {
     let failed = |error: CreateError| {
         NotReady::Halt(Halt::new(
             format!("the Kafka client cannot be made: {error}"),
@@ -236,35 +234,16 @@ async fn look_again(
         tracing::warn!(%slot_lsn, %row_lsn, "the slot is behind what was confirmed before; records in between come again");
     }
     let confirmed_lsn = now.slot.as_ref().and_then(|slot| slot.confirmed_flush_lsn);
-    if let Some(confirmed_lsn) = confirmed_lsn {
-        mark_unclean(relay, known, conn, &now, confirmed_lsn).await?;
-    }
-    Ok((now, confirmed_lsn.unwrap_or(Lsn::ZERO)))
-}
-
-/// From here on the slot moves with this instance, by idle keepalives too: a clean row of a holder
-/// before would look as if someone else had moved it.
-async fn mark_unclean(
-    relay: &Relay,
-    known: &Known,
-    conn: &SqlConn,
-    ready: &Ready,
-    confirmed_lsn: Lsn,
-) -> Result<(), NotReady> {
     let identity = Identity {
-        system_identifier: &ready.system_identifier,
-        database: &ready.database,
+        system_identifier: &now.system_identifier,
+        database: &now.database,
         instance: &known.instance,
-        reported_lsn: confirmed_lsn,
+        reported_lsn: confirmed_lsn.unwrap_or(Lsn::ZERO),
     };
-    let progress = Progress {
-        slot: &relay.settings.slot,
-        identity: &identity,
-        confirmed_lsn,
-        clean: false,
-        recovery: None,
-    };
-    Ok(checkpoint::advance(conn, &progress).await.map_err(Problem::from)?)
+    // A clean row of a holder before would look as if someone else had moved the slot.
+    let claimed = checkpoint::claim(conn, &relay.settings.slot, &identity, confirmed_lsn).await;
+    claimed.map_err(Problem::from)?;
+    Ok((now, confirmed_lsn.unwrap_or(Lsn::ZERO)))
 }
 
 fn monitor(relay: &Relay, known: &Known, ready: Ready) -> Monitor {

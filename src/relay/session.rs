@@ -5,6 +5,7 @@
 
 mod closing;
 mod deliveries;
+mod source;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use self::closing::{Closing, Why};
+pub(super) use self::deliveries::postgres_now;
+pub(super) use self::source::{Incoming, Source, Statuses};
 use super::core::{Core, Sink};
 use super::halt::Halt;
 use super::intake::Intake;
@@ -20,7 +23,7 @@ use super::limit_desk::LimitDesk;
 use super::monitor::{Notice, Stand};
 use super::reporter::Reporter;
 use super::routes::Routes;
-use super::slot_life::BEGIN_ANEW;
+use super::slot_life::RESET;
 use super::{Known, Relay};
 use crate::admin::BreakerOrder;
 use crate::kafka::config::DEFAULT_BATCH_BYTES;
@@ -28,7 +31,7 @@ use crate::kafka::limits::{DEFAULT_TOPIC_LIMIT, LimitAnswer};
 use crate::kafka::{self, Event, Inbox, Producer};
 use crate::outbox::Record;
 use crate::postgres::PgError;
-use crate::postgres::stream::{ReplicationMessage, StatusWriter, WalReader};
+use crate::postgres::stream::ReplicationMessage;
 
 /// Messages read in one turn, so that deliveries and the status clock get theirs.
 const MESSAGES_PER_TURN: usize = 2_048;
@@ -53,6 +56,9 @@ const DRAIN_WITH_BREAKER_OPEN: Duration = Duration::from_secs(1);
 /// How long everything waits for the producer to drain before one with smaller batches takes over.
 const DRAIN_TO_SHRINK: Duration = Duration::from_secs(5);
 
+/// Kafka may be away for long when a table has been read to its end.
+const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
+
 /// How a session ended.
 #[derive(Debug)]
 pub(super) enum End {
@@ -68,6 +74,8 @@ pub(super) enum End {
     NeedsText(String),
     /// The server shuts down.
     ServerStopping,
+    /// The table has no more, and Kafka has all of it.
+    Exhausted,
 }
 
 /// The producer has to make batches of at most `limit` bytes.
@@ -90,8 +98,8 @@ pub(super) struct Session<'a> {
     pub(super) relay: &'a Relay,
     pub(super) known: &'a mut Known,
     pub(super) core: Core,
-    pub(super) reader: WalReader,
-    pub(super) writer: StatusWriter,
+    pub(super) reader: Source,
+    pub(super) writer: Statuses,
     pub(super) producer: Option<Producer>,
     inbox: Inbox,
     intake: Intake,
@@ -110,8 +118,8 @@ pub(super) struct Session<'a> {
 
 /// The stream and the producer of a session to come.
 pub(super) struct Opened {
-    pub(super) reader: WalReader,
-    pub(super) writer: StatusWriter,
+    pub(super) reader: Source,
+    pub(super) writer: Statuses,
     pub(super) producer: Producer,
     pub(super) inbox: Inbox,
     pub(super) desk: LimitDesk,
@@ -169,7 +177,7 @@ impl<'a> Session<'a> {
             tokio::select! {
                 biased;
                 // A stop must not wait behind traffic.
-                stopped = lines.stop.changed(), if self.closing.is_none() => {
+                stopped = lines.stop.changed(), if self.closing.as_ref().is_none_or(Closing::may_be_cut_short) => {
                     if stopped.is_err() || *lines.stop.borrow() {
                         self.close(Why::Stop, self.relay.settings.shutdown_timeout);
                     }
@@ -271,15 +279,21 @@ impl<'a> Session<'a> {
                     }
                     break;
                 }
-                Some(ReplicationMessage::XLogData { start, body }) => {
+                Some(Incoming::Stream(ReplicationMessage::XLogData { start, body })) => {
                     self.core.received(start);
                     self.intake.message(body, &mut self.core, &mut self.routes, now);
                 }
-                Some(ReplicationMessage::KeepAlive { wal_end, reply_requested }) => {
+                Some(Incoming::Stream(ReplicationMessage::KeepAlive { wal_end, reply_requested })) => {
                     self.core.keepalive(wal_end);
                     self.reply_requested |= reply_requested;
                 }
-                Some(ReplicationMessage::Notice { code, message }) => self.server_says(&code, &message),
+                Some(Incoming::Stream(ReplicationMessage::Notice { code, message })) => {
+                    self.server_says(&code, &message);
+                }
+                Some(Incoming::Row(message)) => {
+                    self.intake.decoded(message, &mut self.core, &mut self.routes, now);
+                }
+                Some(Incoming::End) => self.close(Why::Exhausted, FOR_EVER),
             }
         }
         if let Some(topic) = self.intake.wanted_limit() {
@@ -294,7 +308,7 @@ impl<'a> Session<'a> {
         if code == "55000" {
             let halt = Halt::new(
                 format!("the server skips a publication: {message}"),
-                format!("run txstream migrate up; rows written while it was missing: {BEGIN_ANEW}"),
+                format!("run txstream migrate up; rows written while it was missing: {RESET}"),
             );
             self.close(Why::Halt(halt), self.relay.settings.shutdown_timeout);
         }

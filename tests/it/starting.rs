@@ -169,10 +169,9 @@ async fn create_slot_does_not_replace_a_slot_that_was_lost() {
     outbox.drop_slot_behind_its_back().await;
     let halted = outbox.halts(CREATE, &[]).await;
     halted.names(&[outbox.slot(), "is gone", "confirmed up to"]);
-    halted.advises("txstream slot drop --yes and then txstream slot create");
+    halted.advises("txstream slot reset --backfill");
     assert_eq!(outbox.slots().await, 0);
-    outbox.done(&["slot", "drop", "--yes"]).await;
-    outbox.done(&["slot", "create"]).await;
+    outbox.repair(&["slot", "reset", "--backfill", "--yes", "--lock-timeout", "30s"]).await;
     outbox.streams(&[], &[]).await;
 }
 

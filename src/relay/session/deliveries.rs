@@ -104,7 +104,7 @@ impl Session<'_> {
 }
 
 /// Now, as Postgres counts: µs since 2000-01-01 UTC.
-fn postgres_now() -> i64 {
+pub(in crate::relay) fn postgres_now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH + POSTGRES_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }

@@ -82,6 +82,25 @@ impl Outbox {
         output
     }
 
+    /// The same with the broker: a command that publishes.
+    pub(crate) async fn repair(&self, args: &[&str]) -> Output {
+        let output = self.publishing(args, &[]).await;
+        assert_eq!(output.code, Some(0), "txstream {}: {}", args.join(" "), output.stderr);
+        output
+    }
+
+    /// The same with more settings, and however it ends.
+    pub(crate) async fn publishing(&self, args: &[&str], env: &[(&str, &str)]) -> Output {
+        let url = self.database.url();
+        let mut all = vec![
+            ("DATABASE_URL", url.as_str()),
+            ("REPLICATION_SLOT", self.slot()),
+            ("KAFKA_BROKERS", self.kafka.bootstrap()),
+        ];
+        all.extend_from_slice(env);
+        run_cli(args, &all).await
+    }
+
     /// Starts a relay; it need not become ready.
     pub(crate) async fn relay(&self, args: &[&str], env: &[(&str, &str)]) -> Relay {
         Relay::start(&self.database, self.kafka.bootstrap(), args, env).await
