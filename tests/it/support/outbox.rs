@@ -205,7 +205,7 @@ impl Outbox {
             "SELECT confirmed_flush_lsn >= '{now}' FROM pg_replication_slots WHERE slot_name = '{}'",
             self.slot()
         );
-        eventually(SOON, format!("the slot has confirmed {now}"), async || {
+        eventually(SOON * 2, format!("the slot has confirmed {now}"), async || {
             client.query_one(&sql, &[]).await.ok()?.get::<_, bool>(0).then_some(())
         })
         .await;
