@@ -467,3 +467,6 @@ impl Core {
         self.breaker.take_transitions()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,8 +30,8 @@ use crate::kafka::config::DEFAULT_BATCH_BYTES;
 use crate::kafka::limits::{DEFAULT_TOPIC_LIMIT, LimitAnswer};
 use crate::kafka::{self, Event, Inbox, Producer};
 use crate::outbox::Record;
-use crate::postgres::PgError;
 use crate::postgres::stream::ReplicationMessage;
+use crate::postgres::{PgError, publication};
 
 /// Messages read in one turn, so that deliveries and the status clock get theirs.
 const MESSAGES_PER_TURN: usize = 2_048;
@@ -114,6 +114,10 @@ pub(super) struct Session<'a> {
     reply_requested: bool,
     reading_since: Option<Instant>,
     acknowledged: u64,
+    /// What Kafka refused us for, as it was last said.
+    told: Option<String>,
+    /// The server's last notice.
+    server_said: Option<String>,
 }
 
 /// The stream and the producer of a session to come.
@@ -161,6 +165,8 @@ impl<'a> Session<'a> {
             reply_requested: false,
             reading_since: None,
             acknowledged: 0,
+            told: None,
+            server_said: None,
         }
     }
 
@@ -304,8 +310,12 @@ impl<'a> Session<'a> {
 
     /// From PostgreSQL 18 on a missing publication is only a warning, and its rows are skipped.
     fn server_says(&mut self, code: &str, message: &str) {
-        tracing::warn!(sqlstate = code, message, "the server says");
-        if code == "55000" {
+        // Some it repeats every second for as long as they are true.
+        if self.server_said.as_deref() != Some(message) {
+            tracing::warn!(sqlstate = code, message, "the server says");
+            self.server_said = Some(message.to_owned());
+        }
+        if publication::is_skipped(&self.relay.settings.publication, code, message) {
             let halt = Halt::new(
                 format!("the server skips a publication: {message}"),
                 format!("run txstream migrate up; rows written while it was missing: {RESET}"),

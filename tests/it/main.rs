@@ -49,6 +49,8 @@ mod load;
 
 /// A huge transaction in fixed memory.
 mod big;
+/// The same at three brokers, between which leaders move.
+mod cluster;
 /// A relay killed at any moment loses nothing.
 mod crash;
 /// A committed row becomes exactly the promised record.
@@ -57,6 +59,12 @@ mod delivery;
 mod faults;
 /// An idle outbox pins no WAL.
 mod idle;
+/// What else can happen to Kafka.
+mod kafka_faults;
+/// What else can happen to Postgres.
+mod postgres_faults;
+/// Kafka with TLS, passwords and access lists.
+mod secured_kafka;
 /// A second relay takes over.
 mod standby;
 /// A graceful stop repeats and loses nothing.
