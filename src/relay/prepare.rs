@@ -13,12 +13,16 @@ use super::checkpoint::{self, Identity, Progress, Verdict};
 use super::core::Core;
 use super::halt::Halt;
 use super::intake::Intake;
+use super::letter_desk::{LetterDesk, Sender};
 use super::limit_desk::LimitDesk;
 use super::monitor::Monitor;
-use super::preflight::{self, Instance, Problem, Ready};
+use super::preflight::{self, Instance, Problem, Ready, Server};
 use super::session::{Opened, SILENCE};
+use super::settings::OnReject;
 use super::slot_life::{self, CreateSlot};
 use super::{Known, Relay};
+use crate::dead_letter::DeadLetterError;
+use crate::dead_letter::store::{self, Key};
 use crate::kafka::{CreateError, Inbox, Producer};
 use crate::outbox::Mapper;
 use crate::postgres::error::Class;
@@ -108,7 +112,7 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
             });
         }
     };
-    let (ready, confirmed_lsn) = match look_again(relay, known, &conn, ready).await {
+    let (ready, confirmed_lsn, parked) = match look_again(relay, known, &conn, ready).await {
         Ok(seen) => seen,
         Err(not_ready) => {
             let _ = tokio::task::spawn_blocking(move || producer.close()).await;
@@ -125,14 +129,25 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
         .map_or(relay.settings.status_interval, |timeout| relay.settings.status_interval.min(timeout / 2))
         .min(SILENCE / 3);
     let breaker = known.breaker.take().unwrap_or_else(|| Breaker::new(relay.settings.breaker));
-    let core =
+    let mut core =
         Core::new(relay.settings.clone(), confirmed_lsn, breaker, Backoff::new(relay.settings.backoff));
+    for (topic, key) in parked.keys {
+        core.load_parked(&topic, key);
+    }
+    let sender = Sender {
+        conninfo: relay.conninfo.clone(),
+        application_name: relay.application_name.clone(),
+        server: server_of(&ready),
+        slot: relay.settings.slot.clone(),
+        instance: known.instance.clone(),
+    };
+    let letters = LetterDesk::open(sender, parked.holds_letters);
     let intake = Intake::new(
         relay.settings.slot.clone(),
         Mapper::new(relay.outbox.clone()),
         Arc::clone(&relay.metrics),
     );
-    let opened = Opened { reader, writer, producer, inbox, desk, core, intake, status_every };
+    let opened = Opened { reader, writer, producer, inbox, desk, letters, core, intake, status_every };
     Ok(Prepared { conn, monitor: monitor(relay, known, ready), opened: Box::new(opened) })
 }
 
@@ -220,7 +235,7 @@ async fn look_again(
     known: &mut Known,
     conn: &SqlConn,
     before: Ready,
-) -> Result<(Ready, Lsn), NotReady> {
+) -> Result<(Ready, Lsn, Parked), NotReady> {
     let now = look(relay, known, conn).await?;
     // Through this connection the slot must be seen to be held: at a failover an address can lead to
     // the old primary once and to the new one then, and one server's position is not the other's.
@@ -239,7 +254,32 @@ async fn look_again(
     if let Some(confirmed_lsn) = confirmed_lsn {
         mark_unclean(relay, known, conn, &now, confirmed_lsn).await?;
     }
-    Ok((now, confirmed_lsn.unwrap_or(Lsn::ZERO)))
+    let parked = parked(relay, conn).await?;
+    Ok((now, confirmed_lsn.unwrap_or(Lsn::ZERO), parked))
+}
+
+/// What the table of dead letters holds.
+#[derive(Default)]
+struct Parked {
+    keys: Vec<Key>,
+    holds_letters: bool,
+}
+
+/// Read after the checkpoint row was written: from then on no holder before us stores any. Whatever the
+/// policy is now, a parked key stays parked; without a table there is none.
+async fn parked(relay: &Relay, conn: &SqlConn) -> Result<Parked, NotReady> {
+    let slot = &relay.settings.slot;
+    let read = async {
+        let counts = store::counts(conn, slot).await?;
+        relay.metrics.dead_letters(counts.iter().map(|(topic, count)| (topic.as_str(), *count)));
+        Ok(Parked { holds_letters: !counts.is_empty(), keys: store::parked_keys(conn, slot).await? })
+    };
+    match read.await {
+        Ok(parked) => Ok(parked),
+        Err(DeadLetterError::NoTable) if relay.settings.on_reject == OnReject::Halt => Ok(Parked::default()),
+        Err(DeadLetterError::Pg(error)) => Err(error.into()),
+        Err(error) => Err(NotReady::Halt(Halt::new(error.to_string(), error.remedy()))),
+    }
 }
 
 /// From here on the slot moves with this instance, by idle keepalives too: a clean row of a holder
@@ -267,15 +307,18 @@ async fn mark_unclean(
     Ok(checkpoint::advance(conn, &progress).await.map_err(Problem::from)?)
 }
 
+fn server_of(ready: &Ready) -> Server {
+    Server { system_identifier: ready.system_identifier.clone(), timeline: ready.timeline }
+}
+
 fn monitor(relay: &Relay, known: &Known, ready: Ready) -> Monitor {
     Monitor {
         conninfo: relay.conninfo.clone(),
         application_name: relay.application_name.clone(),
         settings: relay.settings.clone(),
         outbox: relay.outbox.clone(),
+        server: server_of(&ready),
         tables: ready.tables,
-        system_identifier: ready.system_identifier,
-        timeline: ready.timeline,
         database: ready.database,
         instance: known.instance.clone(),
         board: Arc::clone(&relay.board),

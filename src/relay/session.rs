@@ -5,6 +5,7 @@
 
 mod closing;
 mod deliveries;
+mod letters;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use self::closing::{Closing, Why};
 use super::core::{Core, Sink};
 use super::halt::Halt;
 use super::intake::Intake;
+use super::letter_desk::LetterDesk;
 use super::limit_desk::LimitDesk;
 use super::monitor::{Notice, Stand};
 use super::reporter::Reporter;
@@ -66,8 +68,25 @@ pub(super) enum End {
     Producer(String),
     /// The columns have to come as text.
     NeedsText(String),
+    /// Another instance has taken over.
+    Replaced,
     /// The server shuts down.
     ServerStopping,
+}
+
+impl End {
+    /// Why the stream has to be set up again.
+    pub(super) fn why(&self) -> String {
+        match self {
+            Self::Lost(error) => error.report(),
+            Self::Producer(why) => format!("the producer ended: {why}"),
+            Self::Replaced => "another instance has written the checkpoint row".to_owned(),
+            Self::ServerStopping => "the server shuts down".to_owned(),
+            Self::NeedsText(why) => why.clone(),
+            Self::Halted(halt) => halt.what.clone(),
+            Self::Stopped => "stopped".to_owned(),
+        }
+    }
 }
 
 /// The producer has to make batches of at most `limit` bytes.
@@ -97,6 +116,7 @@ pub(super) struct Session<'a> {
     intake: Intake,
     routes: Routes,
     desk: LimitDesk,
+    letters: LetterDesk,
     reporter: Reporter,
     events: Vec<Event>,
     closing: Option<Closing>,
@@ -106,6 +126,7 @@ pub(super) struct Session<'a> {
     reply_requested: bool,
     reading_since: Option<Instant>,
     acknowledged: u64,
+    parked: u64,
 }
 
 /// The stream and the producer of a session to come.
@@ -115,6 +136,7 @@ pub(super) struct Opened {
     pub(super) producer: Producer,
     pub(super) inbox: Inbox,
     pub(super) desk: LimitDesk,
+    pub(super) letters: LetterDesk,
     pub(super) core: Core,
     pub(super) intake: Intake,
     pub(super) status_every: Duration,
@@ -144,6 +166,7 @@ impl<'a> Session<'a> {
             intake: opened.intake,
             routes: Routes::new(Arc::clone(&relay.metrics)),
             desk: opened.desk,
+            letters: opened.letters,
             reporter: Reporter::new(&relay.metrics),
             events: Vec::new(),
             closing: None,
@@ -153,6 +176,7 @@ impl<'a> Session<'a> {
             reply_requested: false,
             reading_since: None,
             acknowledged: 0,
+            parked: 0,
         }
     }
 
@@ -180,6 +204,10 @@ impl<'a> Session<'a> {
                 Some(notice) = lines.notices.recv() => self.noticed(notice),
                 // Deliveries free budget and move the confirmed LSN.
                 () = self.inbox.arrived() => self.deliveries(),
+                // So do letters that are stored.
+                answer = self.letters.answered() => {
+                    if let Err(end) = self.letters_answered(answer) { return end }
+                }
                 (topic, answer) = self.desk.answered() => self.limit_answered(&topic, &answer),
                 // The clock waits for nothing: status, dead peer, breaker, resends, bursts.
                 () = sleep_until(wake) => {}
@@ -201,13 +229,14 @@ impl<'a> Session<'a> {
             self.relay.metrics.retry_delay(attempt.max(1), wait);
             tracing::debug!(%topic, attempt, ?wait, "failed records of the topic go again");
         }
+        self.letters.turn(&mut self.core, now);
         self.swap_producer(now)?;
         if let (Some(producer), None) = (&mut self.producer, &self.shrink) {
             self.core.dispatch(producer, now);
         }
         self.status(now);
-        let stand =
-            Stand { confirmed_lsn: self.core.ledger().confirmed_lsn(), acknowledged: self.acknowledged };
+        let resolved = self.acknowledged + self.parked;
+        let stand = Stand { confirmed_lsn: self.core.ledger().confirmed_lsn(), resolved };
         lines.stand.send_if_modified(|known| std::mem::replace(known, stand) != stand);
         self.reporter.report(self.relay, &mut self.core, self.acknowledged, now);
         self.look_for_an_end(now)
@@ -363,6 +392,7 @@ impl<'a> Session<'a> {
         let wakes = [
             Some(self.status_due()),
             self.core.next_wake().filter(|_| self.shrink.is_none()),
+            self.letters.next_wake(&self.core),
             self.silent_at(),
             deadline,
             Some(self.reporter.due_at()),

@@ -47,7 +47,9 @@ impl Session<'_> {
         let route = self.routes.touch(failed.route);
         if let Some(error_type) = error_type {
             route.failed(error_type);
-            route.retried(failed.attempts.max(1));
+            if !failed.parked {
+                route.retried(failed.attempts.max(1));
+            }
         }
         if matches!(class, FailureClass::Rejected(_)) {
             self.relay.metrics.late_rejection();

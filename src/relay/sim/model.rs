@@ -142,7 +142,8 @@ fn settings(rng: &mut Rng) -> Settings {
 fn core(settings: &Settings, from: Lsn, topics: &[Arc<str>]) -> Core {
     let backoff = Backoff::seeded(settings.backoff, 1);
     let mut core = Core::new(settings.clone(), from, Breaker::new(settings.breaker), backoff);
-    topics.iter().for_each(|topic| _ = core.add_route(topic));
+    let table: Arc<str> = Arc::from("public.outbox");
+    topics.iter().for_each(|topic| _ = core.add_route(topic, &table, Bytes::new()));
     core
 }
 
@@ -225,7 +226,7 @@ impl World {
         };
         match self.cursor.row {
             None => {
-                self.core.begin(0);
+                self.core.begin(transaction.end, 0);
                 self.cursor.row = Some(0);
             }
             Some(row) if row < transaction.rows.len() => {
@@ -256,7 +257,7 @@ impl World {
                 self.core.learnt_limit(&self.topics[row.topic], 1_000, self.now);
                 assert_eq!(self.core.take(*record, route, 10, self.now), Taken::Yes);
             }
-            Taken::TooLarge { .. } => panic!("a small record is not too large"),
+            Taken::TooLarge(_) => panic!("a small record is not too large"),
         }
         self.kafka.waiting.entry((row.topic, row.key)).or_default().push(row.id);
     }
