@@ -22,6 +22,7 @@ mod monitor;
 mod parking;
 pub(crate) mod preflight;
 mod prepare;
+mod probe;
 mod refusal;
 mod reporter;
 mod rounds;
@@ -181,6 +182,7 @@ pub async fn run(
                 backoff.delay(waiting.attempts())
             }
             Err(NotReady::Halt(halt)) => return Err(halt),
+            Err(NotReady::Again) => Duration::ZERO,
             Err(NotReady::Standby(holder)) => {
                 waiting.say(relay, "standby", &holder);
                 STANDBY_LOOK

@@ -4,7 +4,7 @@
 
 use tokio_postgres::Client;
 
-use super::checkpoint::{self, CheckpointError, Identity, Verdict, judge};
+use super::checkpoint::{self, CheckpointError, Identity, Rejected, Verdict, judge};
 use super::halt::Halt;
 use super::settings::Settings;
 use super::slot_life::{self, SlotError};
@@ -103,6 +103,8 @@ pub(super) struct Ready {
     pub(super) slot: Option<SlotView>,
     /// Where the checkpoint row and the slot leave us.
     pub(super) verdict: Verdict,
+    /// The record that a broker refused at the last stop.
+    pub(super) rejected: Option<Rejected>,
 }
 
 /// Who we are.
@@ -149,6 +151,7 @@ pub(super) async fn check(
         tables,
         slot,
         verdict,
+        rejected: row.and_then(|row| row.rejected),
     })
 }
 

@@ -17,6 +17,7 @@ use super::letter_desk::{LetterDesk, Sender};
 use super::limit_desk::LimitDesk;
 use super::monitor::Monitor;
 use super::preflight::{self, Instance, Problem, Ready, Server};
+use super::probe::{Outcome, Probe};
 use super::session::{Opened, SILENCE};
 use super::settings::OnReject;
 use super::slot_life::{self, CreateSlot};
@@ -55,6 +56,8 @@ pub(super) enum NotReady {
     Wait(String),
     /// Try again after a backoff.
     Retry(String),
+    /// Begin again at once.
+    Again,
 }
 
 impl From<Problem> for NotReady {
@@ -99,7 +102,8 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
         return Err(NotReady::Retry(why.to_owned()));
     }
     let (producer, inbox, desk) = kafka(relay, known)?;
-    let binary = ready.binary && !known.text;
+    // What is sent alone first is read as text: that can always be read.
+    let binary = ready.binary && !known.text && ready.rejected.is_none();
     let options =
         StartOptions { publications: vec![relay.settings.publication.clone()], binary, messages: false };
     let (reader, writer) = match replication.start_replication(&relay.settings.slot, &options).await {
@@ -119,6 +123,10 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
             return Err(not_ready);
         }
     };
+    if let Some(rejected) = ready.rejected.clone() {
+        let probe = Probe { reader, writer, producer, inbox, confirmed_lsn, rejected };
+        return Err(alone_first(relay, &conn, probe).await);
+    }
     tracing::info!(
         slot = relay.settings.slot, %confirmed_lsn, binary, lanes = relay.settings.lanes,
         server = replication_version(&conn).await, "streaming from the slot"
@@ -134,14 +142,7 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
     for (topic, key) in parked.keys {
         core.load_parked(&topic, key);
     }
-    let sender = Sender {
-        conninfo: relay.conninfo.clone(),
-        application_name: relay.application_name.clone(),
-        server: server_of(&ready),
-        slot: relay.settings.slot.clone(),
-        instance: known.instance.clone(),
-    };
-    let letters = LetterDesk::open(sender, parked.holds_letters);
+    let letters = letter_desk(relay, known, &ready, parked.holds_letters);
     let intake = Intake::new(
         relay.settings.slot.clone(),
         Mapper::new(relay.outbox.clone()),
@@ -149,6 +150,20 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
     );
     let opened = Opened { reader, writer, producer, inbox, desk, letters, core, intake, status_every };
     Ok(Prepared { conn, monitor: monitor(relay, known, ready), opened: Box::new(opened) })
+}
+
+/// Sends the record that Kafka refused at the last stop, alone. Where it would only be stored as a dead
+/// letter it goes its way in the session.
+async fn alone_first(relay: &Relay, conn: &SqlConn, probe: Probe) -> NotReady {
+    if relay.settings.on_reject == OnReject::Halt
+        && let Outcome::NotReady(not_ready) = probe.run(relay).await
+    {
+        return not_ready;
+    }
+    match checkpoint::set_rejected(conn, &relay.settings.slot, None).await {
+        Ok(()) => NotReady::Again,
+        Err(error) => Problem::from(error).into(),
+    }
 }
 
 /// A connection that failed. For want of a right (42501) the SQL that grants it is named, which takes
@@ -305,6 +320,17 @@ async fn mark_unclean(
         recovery: None,
     };
     Ok(checkpoint::advance(conn, &progress).await.map_err(Problem::from)?)
+}
+
+fn letter_desk(relay: &Relay, known: &Known, ready: &Ready, holds_letters: bool) -> LetterDesk {
+    let sender = Sender {
+        conninfo: relay.conninfo.clone(),
+        application_name: relay.application_name.clone(),
+        server: server_of(ready),
+        slot: relay.settings.slot.clone(),
+        instance: known.instance.clone(),
+    };
+    LetterDesk::open(sender, holds_letters)
 }
 
 fn server_of(ready: &Ready) -> Server {

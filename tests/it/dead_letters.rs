@@ -8,7 +8,7 @@ use std::time::Duration;
 use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
 
 use crate::support::wait::SOON;
-use crate::support::{Outbox, Record, Relay, eventually, run_cli, unique};
+use crate::support::{Outbox, Record, Relay, eventually, http, run_cli, unique};
 
 const DEAD_LETTER: (&str, &str) = ("WORKER_ON_REJECT", "dead-letter");
 
@@ -96,8 +96,11 @@ impl Small {
     }
 
     async fn raise_limit(&self) {
-        let config =
-            AlterConfig::new(ResourceSpecifier::Topic(&self.topic)).set("max.message.bytes", "100000");
+        self.alter("max.message.bytes", "100000").await;
+    }
+
+    async fn alter(&self, name: &str, value: &str) {
+        let config = AlterConfig::new(ResourceSpecifier::Topic(&self.topic)).set(name, value);
         let results = self.outbox.kafka.admin().alter_configs([&config], &AdminOptions::new()).await.unwrap();
         results.into_iter().for_each(|result| _ = result.unwrap());
     }
@@ -382,5 +385,67 @@ async fn discarded_records_never_reach_kafka_and_later_ones_do() {
     small.done(&["replay", "--all", "--yes"]).await;
     small.insert("b", 3).await;
     assert_eq!(small.published("b", 3).await, [2, 3]);
+    stop(relay).await;
+}
+
+#[tokio::test]
+async fn what_only_the_broker_refuses_parks_too() {
+    let outbox = Outbox::with_slot().await;
+    let kind = unique("old");
+    let topic = format!("outbox.event.{kind}");
+    outbox.kafka.create_topic(&topic, 1, &[("message.timestamp.before.max.ms", "10")]).await;
+    let small = Small { outbox, kind, topic };
+    for (key, n) in [("a", 1), ("a", 2), ("b", 1)] {
+        small.insert(key, n).await;
+    }
+    let other = unique("young");
+    small.outbox.insert(&other, "1", "{}").await;
+    // Kept for a while, a record is too old for the topic.
+    let mut relay = small.outbox.relay(&["-X", "linger.ms=100"], &[DEAD_LETTER]).await;
+    relay.wait_ready().await;
+    small.letters(3).await;
+    small.confirmed().await;
+    assert_eq!(small.outbox.topic(&other).read_count(1).await.len(), 1);
+    let sql = "select string_agg(reason, ' ' order by commit_lsn) from txstream_dead_letter";
+    let reasons: String = small.outbox.database.value(sql).await;
+    assert_eq!(reasons, "invalid behind invalid");
+    small.alter("message.timestamp.before.max.ms", "100000000000").await;
+    small.done(&["replay", "--all", "--yes"]).await;
+    small.insert("a", 3).await;
+    assert_eq!(small.published("a", 4).await, [1, 2, 3]);
+    stop(relay).await;
+}
+
+#[tokio::test]
+async fn a_record_that_failed_too_often_parks_and_an_outage_parks_nothing() {
+    let outbox = Outbox::with_slot().await;
+    let kind = unique("missing");
+    let small = Small { topic: format!("outbox.event.{kind}"), outbox, kind };
+    small.insert("a", 1).await;
+    small.insert("a", 2).await;
+    let env = [DEAD_LETTER, ("KAFKA_MAX_RETRIES", "2"), ("KAFKA_BASE_DELAY", "50ms")];
+    // Nothing answers there: that is an outage, whatever the bound.
+    let silent =
+        [&env[..], &[("KAFKA_BROKERS", "127.0.0.1:1"), ("KAFKA_TIMEOUT_DURATION", "200ms")]].concat();
+    let relay = small.outbox.relay(&[], &silent).await;
+    eventually(SOON, "the breaker opens", async || {
+        let state = http::get(relay.admin(), "/metrics").await.ok()?.body;
+        state.contains("txstream_circuit_breaker_state 2").then_some(())
+    })
+    .await;
+    relay.kill9().await;
+    small.letters(0).await;
+
+    let soon = ["-X", "allow.auto.create.topics=false", "-X", "topic.metadata.propagation.max.ms=100"];
+    let mut relay = small.outbox.relay(&soon, &env).await;
+    relay.wait_ready().await;
+    small.letters(2).await;
+    small.confirmed().await;
+    let sql = "select string_agg(reason, ' ' order by commit_lsn) from txstream_dead_letter";
+    let reasons: String = small.outbox.database.value(sql).await;
+    assert_eq!(reasons, "retries behind");
+    small.outbox.kafka.create_topic(&small.topic, 1, &[]).await;
+    small.done(&["replay", "--all", "--yes"]).await;
+    assert_eq!(small.published("a", 2).await, [1, 2]);
     stop(relay).await;
 }

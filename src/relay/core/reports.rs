@@ -59,6 +59,8 @@ impl Core {
             return gone;
         }
         let too_large = class == FailureClass::Rejected(Rejection::TooLarge);
+        // Of a batch each goes alone then, so that the one at fault is found.
+        let singly = too_large || class == FailureClass::Neighbour;
         if let FailureClass::Rejected(rejection) = class
             && (!too_large || self.topics.get(id).is_single())
         {
@@ -74,11 +76,12 @@ impl Core {
         let first = topic.trouble().is_none();
         let trouble = Trouble { message: message.clone(), remedy, since: now };
         let counts = matches!(class, FailureClass::Topic(_));
-        topic.failed(ticket, record, trouble, counts, too_large);
+        topic.failed(ticket, record, trouble, counts, singly);
         let attempts = topic.attempts();
         let parked = counts && self.give_up(ticket, route, &message);
         self.topics.settle(id);
-        CameBack { route, attempts, first, parked }
+        // One that the relay stops at is told by the halt.
+        CameBack { route, attempts, first: first && self.refused.is_none(), parked }
     }
 
     /// The policy for a record of a topic that failed more often than `KAFKA_MAX_RETRIES` allows. The

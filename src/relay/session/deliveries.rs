@@ -43,8 +43,12 @@ impl Session<'_> {
         let (error_type, remedy) = self.explain(&failure);
         let topic = Arc::clone(&failure.record.topic);
         let (message, class) = (failure.message.clone(), failure.class);
+        let stopping = self.core.refused().is_some();
         let failed = self.core.failed(failure, remedy.clone(), now);
         let route = self.routes.touch(failed.route);
+        if !stopping && self.core.refused().is_some() {
+            route.rejected();
+        }
         if let Some(error_type) = error_type {
             route.failed(error_type);
             if !failed.parked {
@@ -81,7 +85,7 @@ impl Session<'_> {
                 (Some(error_type), Some(kafka::error::rejection_remedy(rejection, topic)))
             }
             FailureClass::Fatal => (Some(ErrorType::Fatal), None),
-            FailureClass::Purged => (None, None),
+            FailureClass::Neighbour | FailureClass::Purged => (None, None),
         }
     }
 
