@@ -5,6 +5,7 @@
 
 mod closing;
 mod deliveries;
+mod letters;
 mod source;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ pub(super) use self::source::{Incoming, Source, Statuses};
 use super::core::{Core, Sink};
 use super::halt::Halt;
 use super::intake::Intake;
+use super::letter_desk::LetterDesk;
 use super::limit_desk::LimitDesk;
 use super::monitor::{Notice, Stand};
 use super::reporter::Reporter;
@@ -72,10 +74,28 @@ pub(super) enum End {
     Producer(String),
     /// The columns have to come as text.
     NeedsText(String),
+    /// Another instance has taken over.
+    Replaced,
     /// The server shuts down.
     ServerStopping,
     /// The table has no more, and Kafka has all of it.
     Exhausted,
+}
+
+impl End {
+    /// Why the stream has to be set up again.
+    pub(super) fn why(&self) -> String {
+        match self {
+            Self::Lost(error) => error.report(),
+            Self::Producer(why) => format!("the producer ended: {why}"),
+            Self::Replaced => "another instance has written the checkpoint row".to_owned(),
+            Self::ServerStopping => "the server shuts down".to_owned(),
+            Self::NeedsText(why) => why.clone(),
+            Self::Exhausted => "the table was read to its end".to_owned(),
+            Self::Halted(halt) => halt.what.clone(),
+            Self::Stopped => "stopped".to_owned(),
+        }
+    }
 }
 
 /// The producer has to make batches of at most `limit` bytes.
@@ -105,6 +125,7 @@ pub(super) struct Session<'a> {
     intake: Intake,
     routes: Routes,
     desk: LimitDesk,
+    letters: LetterDesk,
     reporter: Reporter,
     events: Vec<Event>,
     closing: Option<Closing>,
@@ -118,6 +139,7 @@ pub(super) struct Session<'a> {
     told: Option<String>,
     /// The server's last notice.
     server_said: Option<String>,
+    parked: u64,
 }
 
 /// The stream and the producer of a session to come.
@@ -127,6 +149,7 @@ pub(super) struct Opened {
     pub(super) producer: Producer,
     pub(super) inbox: Inbox,
     pub(super) desk: LimitDesk,
+    pub(super) letters: LetterDesk,
     pub(super) core: Core,
     pub(super) intake: Intake,
     pub(super) status_every: Duration,
@@ -156,6 +179,7 @@ impl<'a> Session<'a> {
             intake: opened.intake,
             routes: Routes::new(Arc::clone(&relay.metrics)),
             desk: opened.desk,
+            letters: opened.letters,
             reporter: Reporter::new(&relay.metrics),
             events: Vec::new(),
             closing: None,
@@ -167,6 +191,7 @@ impl<'a> Session<'a> {
             acknowledged: 0,
             told: None,
             server_said: None,
+            parked: 0,
         }
     }
 
@@ -194,6 +219,10 @@ impl<'a> Session<'a> {
                 Some(notice) = lines.notices.recv() => self.noticed(notice),
                 // Deliveries free budget and move the confirmed LSN.
                 () = self.inbox.arrived() => self.deliveries(),
+                // So do letters that are stored.
+                answer = self.letters.answered() => {
+                    if let Err(end) = self.letters_answered(answer) { return end }
+                }
                 (topic, answer) = self.desk.answered() => self.limit_answered(&topic, &answer),
                 // The clock waits for nothing: status, dead peer, breaker, resends, bursts.
                 () = sleep_until(wake) => {}
@@ -215,13 +244,14 @@ impl<'a> Session<'a> {
             self.relay.metrics.retry_delay(attempt.max(1), wait);
             tracing::debug!(%topic, attempt, ?wait, "failed records of the topic go again");
         }
+        self.letters.turn(&mut self.core, now);
         self.swap_producer(now)?;
         if let (Some(producer), None) = (&mut self.producer, &self.shrink) {
             self.core.dispatch(producer, now);
         }
         self.status(now);
-        let stand =
-            Stand { confirmed_lsn: self.core.ledger().confirmed_lsn(), acknowledged: self.acknowledged };
+        let resolved = self.acknowledged + self.parked;
+        let stand = Stand { confirmed_lsn: self.core.ledger().confirmed_lsn(), resolved };
         lines.stand.send_if_modified(|known| std::mem::replace(known, stand) != stand);
         self.reporter.report(self.relay, &mut self.core, self.acknowledged, now);
         self.look_for_an_end(now)
@@ -387,6 +417,7 @@ impl<'a> Session<'a> {
         let wakes = [
             Some(self.status_due()),
             self.core.next_wake().filter(|_| self.shrink.is_none()),
+            self.letters.next_wake(&self.core),
             self.silent_at(),
             deadline,
             Some(self.reporter.due_at()),

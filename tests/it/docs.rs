@@ -123,8 +123,10 @@ fn the_readme_lists_exactly_the_commands() {
     let command = |cell: &str| {
         let words = code(cell)[0].split(' ').skip(1);
         // Up to the first option or placeholder.
-        let names: Vec<&str> =
-            words.take_while(|word| word.bytes().all(|byte| byte.is_ascii_lowercase())).collect();
+        let is_name = |word: &str| {
+            !word.starts_with('-') && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-')
+        };
+        let names: Vec<&str> = words.take_while(|word| is_name(word)).collect();
         names.join(" ")
     };
     let listed: BTreeSet<String> =

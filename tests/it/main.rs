@@ -16,6 +16,8 @@ mod checks;
 mod cli;
 /// The Grafana dashboard.
 mod dashboard;
+/// What Kafka will never take is stored, and comes back in order.
+mod dead_letters;
 /// The documents name only what exists, and all of it.
 mod docs;
 /// `doctor`, and that what it prints mends what it found.
