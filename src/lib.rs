@@ -8,7 +8,7 @@
 //! 4. [`kafka`]: the producer; a record goes in with a ticket, a delivery with that ticket comes out.
 //! 5. [`relay`]: what may be read, sent and confirmed. The promise of the project lives here.
 //! 6. [`migrate`]: tables and the publication. [`retention`]: rows go once they are confirmed.
-//! 7. [`doctor`]: whether the surroundings are right.
+//! 7. [`doctor`]: whether the surroundings are right. [`verify`]: whether the rows are in Kafka.
 //! 8. [`writer`]: the HTTP service that writes orders and events into the outbox table.
 //! 9. [`admin`], [`metrics`]: what relay and writer say about themselves.
 //! 10. [`config`], [`cli`]: what people type.
@@ -40,4 +40,5 @@ pub mod postgres;
 pub mod relay;
 pub mod retention;
 pub mod secret;
+pub mod verify;
 pub mod writer;

@@ -43,6 +43,8 @@ mod status_page;
 /// Which module may use which.
 mod structure;
 mod tls;
+/// `verify`: the topics beside the table.
+mod verify;
 
 /// What the tests below write and how they judge what arrived.
 mod load;
