@@ -421,24 +421,24 @@ async fn a_table_larger_than_the_memory_is_compared_in_passes_with_the_same_resu
 }
 
 #[tokio::test]
-async fn a_parked_row_is_not_missing() {
+async fn a_parked_row_is_not_missing_and_a_discarded_one_is() {
     let outbox = Outbox::with_slot().await;
     let kind = unique("parked");
-    stop(outbox.streaming(&[], &[]).await).await;
-    insert(&outbox, &kind, 2, 2).await;
-    let slot = outbox.slot();
-    outbox
-        .database
-        .exec(&format!(
-            "insert into txstream_dead_letter (slot, table_name, row_id, topic, key, header_names, header_values, reason, error)
-                 select '{slot}', 'public.outbox', id::text, 'outbox.event.{kind}', convert_to(aggregateid, 'UTF8'),
-                        '{{}}', '{{}}', 'too_large', 'refused' from outbox where aggregateid = '1'"
-        ))
-        .await;
-    skip(&outbox).await;
-    let relay = outbox.streaming(&[], &[]).await;
+    let topic = format!("outbox.event.{kind}");
+    outbox.kafka.create_topic(&topic, 1, &[("max.message.bytes", "2000")]).await;
+    let relay = outbox.streaming(&[], &[("WORKER_ON_REJECT", "dead-letter")]).await;
+    // Too large, a later one of its key, one of another key, and one that no topic can take.
+    outbox.insert(&kind, "1", &format!("{{\"large\": \"{}\"}}", "x".repeat(5_000))).await;
+    outbox.insert(&kind, "1", "{}").await;
+    outbox.insert(&kind, "2", "{}").await;
+    outbox.insert("no name of a topic", "3", "{}").await;
+    published(&relay, 2).await;
+
+    let found = report(&outbox, &["--wait", "30s"], &[], 0).await;
+    says(&found, &[("rows", 5), ("found", 2), ("parked", 3), ("missing", 0), ("not_confirmed", 0)]);
+    outbox.done(&["dead-letter", "discard", "--all", "--yes"]).await;
     let found = report(&outbox, &["--wait", "30s"], &[], 1).await;
-    says(&found, &[("rows", 4), ("found", 2), ("parked", 1), ("missing", 1)]);
+    says(&found, &[("rows", 5), ("found", 2), ("parked", 0), ("missing", 3)]);
     stop(relay).await;
 }
 
