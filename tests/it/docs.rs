@@ -8,7 +8,7 @@ use std::process::Command;
 use txstream::metrics::{Metrics, Registry, WriterMetrics};
 
 /// Documents that are checked for names of files and tests.
-const DOCUMENTS: [&str; 9] = [
+const DOCUMENTS: [&str; 11] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
@@ -17,6 +17,8 @@ const DOCUMENTS: [&str; 9] = [
     "docs/runbook.md",
     "docs/postgres.md",
     "docs/benchmark.md",
+    "docs/concepts.md",
+    "docs/comparison.md",
     "examples/README.md",
 ];
 
