@@ -329,6 +329,7 @@ fn letter_desk(relay: &Relay, known: &Known, ready: &Ready, holds_letters: bool)
         server: server_of(ready),
         slot: relay.settings.slot.clone(),
         instance: known.instance.clone(),
+        failover: ready.slot.as_ref().and_then(|slot| slot.failover) == Some(true),
     };
     LetterDesk::open(sender, holds_letters)
 }

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
+use txstream::dead_letter::store;
 
 use crate::support::wait::SOON;
-use crate::support::{Outbox, Record, Relay, eventually, http, run_cli, unique};
+use crate::support::{Outbox, Postgres, Record, Relay, eventually, http, run_cli, unique};
 
 const DEAD_LETTER: (&str, &str) = ("WORKER_ON_REJECT", "dead-letter");
 
@@ -448,4 +449,27 @@ async fn a_record_that_failed_too_often_parks_and_an_outage_parks_nothing() {
     small.done(&["replay", "--all", "--yes"]).await;
     assert_eq!(small.published("a", 2).await, [1, 2]);
     stop(relay).await;
+}
+
+#[tokio::test]
+async fn the_standbys_of_a_failover_slot_have_a_letter_before_it_counts() {
+    let postgres = Postgres::start(18, &[]).await;
+    let client = postgres.database().await.client().await;
+    client
+        .batch_execute("select pg_create_physical_replication_slot('standby', true); create table t()")
+        .await
+        .unwrap();
+    let position = store::wal_position(&client).await.unwrap();
+    assert!(store::standbys_have(&client, position).await.unwrap(), "none is named");
+    client.batch_execute("alter system set synchronized_standby_slots = 'standby'").await.unwrap();
+    client.batch_execute("select pg_reload_conf()").await.unwrap();
+    eventually(SOON, "the standby is waited for", async || {
+        (!store::standbys_have(&client, position).await.unwrap()).then_some(())
+    })
+    .await;
+    // What is committed is flushed, and a little more than the position.
+    client.batch_execute("create table u()").await.unwrap();
+    let advance = format!("select pg_replication_slot_advance('standby', '{position}')");
+    client.batch_execute(&advance).await.unwrap();
+    assert!(store::standbys_have(&client, position).await.unwrap(), "it has the WAL now");
 }
