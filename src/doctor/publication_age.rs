@@ -8,7 +8,7 @@ use postgres_protocol::escape::{escape_identifier, escape_literal};
 use tokio_postgres::types::Type;
 
 use super::server::Server;
-use super::slot::BEGIN_ANEW;
+use super::slot::RESET;
 use super::{Checked, Finding};
 use crate::postgres::PgError;
 use crate::postgres::replication::ReplicationConn;
@@ -59,7 +59,7 @@ pub(super) async fn check(server: &Server<'_>) -> Checked {
                  still to decode; the slot can never decode them and is stuck"
             ),
         )
-        .mended_by(BEGIN_ANEW),
+        .mended_by(RESET),
         Err(error) if error.sqlstate() == Some("57014") => Finding::unchecked(
             NAME,
             &format!("slot {slot} has so much to decode that {PATIENCE} were not enough"),

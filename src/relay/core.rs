@@ -140,6 +140,8 @@ pub(super) struct Core {
     /// Why nothing more is handed over: the record that Kafka refused stays the oldest of its key.
     refused: Option<Refused>,
     fatal: Option<String>,
+    /// Rows of a table, not of the stream, have this position, and number themselves.
+    backfill_at: Option<Lsn>,
 }
 
 impl Core {
@@ -165,8 +167,15 @@ impl Core {
             wants_limit_since: None,
             refused: None,
             fatal: None,
+            backfill_at: None,
             settings,
         }
+    }
+
+    /// What is taken comes from a table: each row is a transaction whose position is its number, and its
+    /// dead letter stands at `at`.
+    pub(super) fn is_backfill(&mut self, at: Lsn) {
+        self.backfill_at = Some(at);
     }
 
     /// Gives back what outlives the session.
@@ -308,3 +317,6 @@ impl Core {
         self.breaker.take_transitions()
     }
 }
+
+#[cfg(test)]
+mod tests;

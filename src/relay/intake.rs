@@ -7,14 +7,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use postgres_protocol::escape::escape_literal;
 use tokio::time::Instant;
 
 use super::core::{Core, Taken};
 use super::halt::Halt;
 use super::refusal::{OR_PARK, describe};
 use super::routes::Routes;
-use super::slot_life;
 use crate::dead_letter::Reason;
 use crate::kafka;
 use crate::metrics::{ErrorType, Ignored, Metrics};
@@ -38,6 +36,15 @@ struct Pending {
     size: usize,
 }
 
+/// Where the rows come from, for what a person can do about one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The slot.
+    Slot,
+    /// The table: a backfill.
+    Table,
+}
+
 /// Intake of one session.
 pub(super) struct Intake {
     mapper: Mapper,
@@ -45,7 +52,7 @@ pub(super) struct Intake {
     pending: Option<Pending>,
     stopped: Option<Stopped>,
     trace_contexts: u64,
-    slot: String,
+    origin: Origin,
     /// LSN of the commit record of the transaction being read.
     commit_lsn: Lsn,
     /// Outbox tables by relation id; they are few.
@@ -54,14 +61,14 @@ pub(super) struct Intake {
 
 impl Intake {
     /// Nothing read yet.
-    pub(super) fn new(slot: String, mapper: Mapper, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(origin: Origin, mapper: Mapper, metrics: Arc<Metrics>) -> Self {
         Self {
             mapper,
             metrics,
             pending: None,
             stopped: None,
             trace_contexts: 0,
-            slot,
+            origin,
             commit_lsn: Lsn::ZERO,
             tables: Vec::new(),
         }
@@ -101,7 +108,8 @@ impl Intake {
         }
     }
 
-    fn decoded(&mut self, message: Message, core: &mut Core, routes: &mut Routes, now: Instant) {
+    /// The same, decoded.
+    pub(super) fn decoded(&mut self, message: Message, core: &mut Core, routes: &mut Routes, now: Instant) {
         let inside = core.ledger().in_transaction();
         match message {
             Message::Insert { relation_id, row } if inside => match self.mapper.map(relation_id, &row) {
@@ -225,12 +233,15 @@ impl Intake {
     /// begins before the slot's position, so one byte behind that beginning is enough, and nothing
     /// else is skipped.
     fn skipping(&self) -> String {
-        format!(
-            "start it again; {OR_PARK}; or skip its whole transaction: SELECT pg_replication_slot_advance({}, '{}'); {}",
-            escape_literal(&self.slot),
-            Lsn(self.commit_lsn.0 + 1),
-            slot_life::forget(&self.slot)
-        )
+        match self.origin {
+            Origin::Slot => {
+                format!(
+                    "start it again; {OR_PARK}; or skip its whole transaction: txstream slot advance {}",
+                    Lsn(self.commit_lsn.0 + 1)
+                )
+            }
+            Origin::Table => format!("correct it in the table; {OR_PARK}; or leave it out with --where"),
+        }
     }
 
     fn protocol(&mut self, what: &str) {

@@ -5,6 +5,7 @@
 //! `session` does the I/O, `intake` turns the stream into records, `monitor` keeps an eye on slot and
 //! tables, `board` is what the admin server shows.
 
+pub mod backfill;
 mod backoff;
 pub mod board;
 mod breaker;
@@ -52,7 +53,7 @@ use self::breaker::Breaker;
 use self::monitor::Stand;
 use self::prepare::{NotReady, Prepared};
 use self::reporter::Reporter;
-use self::session::{End, Lines, Session};
+use self::session::{End, Lines, Session, Source, Statuses};
 use crate::admin::BreakerOrder;
 use crate::kafka::{self, Producer};
 use crate::metrics::Metrics;
@@ -113,6 +114,23 @@ struct Known {
     breaker: Option<Breaker>,
 }
 
+impl Known {
+    /// Of a process that starts.
+    fn new() -> Self {
+        Self {
+            instance: uuid::Uuid::new_v4().to_string(),
+            reported_lsn: Lsn::ZERO,
+            limits: HashMap::new(),
+            batch_limit: None,
+            said_not_allowed: false,
+            text: false,
+            last_pid: None,
+            standby_conn: None,
+            breaker: None,
+        }
+    }
+}
+
 /// How a relay ended as it was asked to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stopped {
@@ -129,17 +147,7 @@ pub async fn run(
     mut stop: watch::Receiver<bool>,
     mut orders: mpsc::Receiver<BreakerOrder>,
 ) -> Result<Stopped, Halt> {
-    let mut known = Known {
-        instance: uuid::Uuid::new_v4().to_string(),
-        reported_lsn: Lsn::ZERO,
-        limits: HashMap::new(),
-        batch_limit: None,
-        said_not_allowed: false,
-        text: false,
-        last_pid: None,
-        standby_conn: None,
-        breaker: None,
-    };
+    let mut known = Known::new();
     relay.metrics.worker_pool_size.set(relay.settings.lanes);
     let mut backoff = Backoff::reconnect();
     let mut waiting = Waiting::default();
@@ -162,7 +170,8 @@ pub async fn run(
                     {
                         return Ok(Stopped { unconfirmed });
                     }
-                    End::Stopped => return Ok(Stopped { unconfirmed }),
+                    // A slot has no end.
+                    End::Stopped | End::Exhausted => return Ok(Stopped { unconfirmed }),
                     End::Halted(halt) => return Err(halt),
                     End::NeedsText(why) => {
                         tracing::warn!(why, "starting again from the slot, with columns as text");
@@ -285,7 +294,9 @@ async fn stream(
         if core.outstanding() > 0 {
             close(producer.take()).await;
         }
-        if let Err(error) = stream::finish(reader, writer).await {
+        if let (Source::Wal(reader), Statuses::Wal(writer)) = (reader, writer)
+            && let Err(error) = stream::finish(reader, writer).await
+        {
             tracing::debug!(error = %error.report(), "the replication connection did not end in order");
         }
     }

@@ -208,7 +208,7 @@ impl Monitor {
         let confirmed = pair.pending.filter(|pending| stand.confirmed_lsn >= pending.lsn);
         write(self, conn, stand.confirmed_lsn, false, confirmed).await?;
         if confirmed.is_some() || pair.pending.is_none() {
-            pair.pending = Some(take_pair(conn).await?);
+            pair.pending = Some(checkpoint::take_pair(conn).await?);
         }
         Ok(())
     }
@@ -232,30 +232,16 @@ async fn write(
     let progress =
         Progress { slot: &monitor.settings.slot, identity: &identity, confirmed_lsn, clean, recovery };
     match checkpoint::advance(conn, &progress).await {
-        Ok(()) => Ok(()),
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            tracing::debug!("the checkpoint row belongs to another holder by now, and was left to it");
+            Ok(())
+        }
         Err(checkpoint::CheckpointError::Pg(error)) => Err(error),
         Err(error) => {
             tracing::warn!(%error, "the checkpoint row cannot be written");
             Ok(())
         }
-    }
-}
-
-async fn take_pair(conn: &SqlConn) -> Result<Recovery, PgError> {
-    const DOING: &str = "take a recovery pair";
-    const SQL: &str = "select pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text";
-    let failed = |source| PgError::statement(DOING, source);
-    let row = conn.query_typed_one(SQL, &[]).await.map_err(failed)?;
-    let xid: String = row.try_get(0).map_err(failed)?;
-    // A statement of its own: the position must be taken after the snapshot.
-    let row = conn
-        .query_typed_one("select pg_catalog.pg_current_wal_insert_lsn()::text", &[])
-        .await
-        .map_err(failed)?;
-    let lsn: String = row.try_get(0).map_err(failed)?;
-    match (xid.parse(), lsn.parse()) {
-        (Ok(xid), Ok(lsn)) => Ok(Recovery { xid, lsn }),
-        _ => Err(PgError::protocol(DOING, "an xid or LSN that is none")),
     }
 }
 

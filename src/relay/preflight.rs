@@ -128,14 +128,16 @@ pub(super) async fn check(
     let timeline = timeline(client).await?;
     slot_life::ensure_published(client, &settings.publication, outbox).await?;
     let (tables, types) = identities(client, settings, outbox).await?;
+    let row = checkpoint::read(client, &settings.slot).await?;
     let slot = slot::view(client, &settings.slot).await?;
     if let Some(view) = &slot {
         view.ensure_ours(&database).map_err(SlotError::from)?;
-        if let Some(terminal) = view.terminal() {
+        // A backfill that is pending is about to replace the slot, or has to be run again.
+        let pending = row.as_ref().is_some_and(|row| row.backfill_pending && !row.dropped);
+        if let Some(terminal) = view.terminal().filter(|_| !pending) {
             return Err(SlotError::Terminal { slot: settings.slot.clone(), terminal }.into());
         }
     }
-    let row = checkpoint::read(client, &settings.slot).await?;
     let identity = Identity {
         system_identifier: &system_identifier,
         database: &database,
@@ -229,6 +231,10 @@ pub(super) async fn recheck(
     }
 }
 
+/// How to go on in a cluster or database that the row does not know.
+const ADOPT: &str = "check DATABASE_URL and REPLICATION_URL; after pg_upgrade, a restore or a copy made on purpose: \
+     txstream slot adopt if the slot came along, else txstream slot reset --backfill";
+
 /// What a verdict means for a relay; `None` is: go on.
 pub(crate) fn objection(verdict: &Verdict, slot: &str) -> Option<Problem> {
     let halt = |what: String, remedy: &str| Some(Problem::Halt(Halt::new(what, remedy)));
@@ -247,36 +253,29 @@ pub(crate) fn objection(verdict: &Verdict, slot: &str) -> Option<Problem> {
                 "replication slot {slot} is gone; it existed and was confirmed up to {}",
                 confirmed_lsn.map_or_else(|| "an unknown position".to_owned(), |lsn| lsn.to_string())
             ),
-            slot_life::BEGIN_ANEW,
+            slot_life::RESET,
         ),
         Verdict::Ahead { row_lsn, slot_lsn } => halt(
             format!(
                 "replication slot {slot} stands at {slot_lsn}, ahead of {row_lsn}, the last position its relay \
                  confirmed: what lies between was moved past by someone else and not published"
             ),
-            &format!(
-                "find out who advanced the slot; to go on from where it stands: {}",
-                slot_life::forget(slot)
-            ),
+            "find out who advanced the slot; to go on from where it stands: txstream slot adopt; to publish what was \
+             passed and is still in the table: txstream slot reset --backfill",
         ),
         Verdict::OtherSystem { row, server } => halt(
             format!(
                 "this is another cluster (system identifier {server}) than the slot's checkpoint was written in ({row})"
             ),
-            &format!(
-                "check DATABASE_URL and REPLICATION_URL; after pg_upgrade or a restore, accept the new cluster: {}",
-                slot_life::forget(slot)
-            ),
+            ADOPT,
         ),
         Verdict::OtherDatabase { row, server } => halt(
             format!("this is another database ({server}) than the slot's checkpoint was written in ({row})"),
-            &format!(
-                "check DATABASE_URL and REPLICATION_URL; if the database was renamed or copied on purpose: {}",
-                slot_life::forget(slot)
-            ),
+            ADOPT,
         ),
-        Verdict::BackfillPending => {
-            Some(Problem::Wait("a backfill was begun and not finished; run it again"))
-        }
+        Verdict::BackfillPending => Some(Problem::Wait(
+            "a backfill of the slot was begun and is not finished; if no txstream slot command is at work, run txstream \
+             slot reset --backfill again",
+        )),
     }
 }

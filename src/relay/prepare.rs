@@ -9,16 +9,16 @@ use postgres_protocol::escape::escape_identifier;
 
 use super::backoff::Backoff;
 use super::breaker::Breaker;
-use super::checkpoint::{self, Identity, Progress, Verdict};
+use super::checkpoint::{self, Identity, Verdict};
 use super::core::Core;
 use super::halt::Halt;
-use super::intake::Intake;
+use super::intake::{Intake, Origin};
 use super::letter_desk::{LetterDesk, Sender};
 use super::limit_desk::LimitDesk;
 use super::monitor::Monitor;
 use super::preflight::{self, Instance, Problem, Ready, Server};
 use super::probe::{Outcome, Probe};
-use super::session::{Opened, SILENCE};
+use super::session::{Opened, SILENCE, Source, Statuses};
 use super::settings::OnReject;
 use super::slot_life::{self, CreateSlot};
 use super::{Known, Relay};
@@ -47,6 +47,7 @@ pub(super) struct Prepared {
 }
 
 /// Why there is no session yet.
+#[derive(Debug)]
 pub(super) enum NotReady {
     /// A person must act.
     Halt(Halt),
@@ -142,12 +143,11 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
     for (topic, key) in parked.keys {
         core.load_parked(&topic, key);
     }
-    let letters = letter_desk(relay, known, &ready, parked.holds_letters);
-    let intake = Intake::new(
-        relay.settings.slot.clone(),
-        Mapper::new(relay.outbox.clone()),
-        Arc::clone(&relay.metrics),
-    );
+    let failover = ready.slot.as_ref().and_then(|slot| slot.failover) == Some(true);
+    let letters =
+        letter_desk(relay, known.instance.clone(), server_of(&ready), failover, parked.holds_letters);
+    let intake = Intake::new(Origin::Slot, Mapper::new(relay.outbox.clone()), Arc::clone(&relay.metrics));
+    let (reader, writer) = (Source::Wal(reader), Statuses::Wal(writer));
     let opened = Opened { reader, writer, producer, inbox, desk, letters, core, intake, status_every };
     Ok(Prepared { conn, monitor: monitor(relay, known, ready), opened: Box::new(opened) })
 }
@@ -199,7 +199,7 @@ fn held(relay: &Relay, known: &Known, slot: Option<&SlotView>) -> Option<NotRead
 }
 
 /// The producer and what asks for topics' limits. Both connect by themselves, now or later.
-fn kafka(relay: &Relay, known: &Known) -> Result<(Producer, Inbox, LimitDesk), NotReady> {
+pub(super) fn kafka(relay: &Relay, known: &Known) -> Result<(Producer, Inbox, LimitDesk), NotReady> {
     let failed = |error: CreateError| {
         NotReady::Halt(Halt::new(
             format!("the Kafka client cannot be made: {error}"),
@@ -266,23 +266,31 @@ async fn look_again(
         tracing::warn!(%slot_lsn, %row_lsn, "the slot is behind what was confirmed before; records in between come again");
     }
     let confirmed_lsn = now.slot.as_ref().and_then(|slot| slot.confirmed_flush_lsn);
-    if let Some(confirmed_lsn) = confirmed_lsn {
-        mark_unclean(relay, known, conn, &now, confirmed_lsn).await?;
-    }
+    let identity = Identity {
+        system_identifier: &now.system_identifier,
+        database: &now.database,
+        instance: &known.instance,
+        reported_lsn: confirmed_lsn.unwrap_or(Lsn::ZERO),
+    };
+    // A clean row of a holder before would look as if someone else had moved the slot.
+    let claimed = checkpoint::claim(conn, &relay.settings.slot, &identity, confirmed_lsn).await;
+    claimed.map_err(Problem::from)?;
     let parked = parked(relay, conn).await?;
     Ok((now, confirmed_lsn.unwrap_or(Lsn::ZERO), parked))
 }
 
 /// What the table of dead letters holds.
 #[derive(Default)]
-struct Parked {
-    keys: Vec<Key>,
-    holds_letters: bool,
+pub(super) struct Parked {
+    /// The parked keys.
+    pub(super) keys: Vec<Key>,
+    /// Whether it holds anything at all.
+    pub(super) holds_letters: bool,
 }
 
 /// Read after the checkpoint row was written: from then on no holder before us stores any. Whatever the
 /// policy is now, a parked key stays parked; without a table there is none.
-async fn parked(relay: &Relay, conn: &SqlConn) -> Result<Parked, NotReady> {
+pub(super) async fn parked(relay: &Relay, conn: &SqlConn) -> Result<Parked, NotReady> {
     let slot = &relay.settings.slot;
     let read = async {
         let counts = store::counts(conn, slot).await?;
@@ -292,44 +300,33 @@ async fn parked(relay: &Relay, conn: &SqlConn) -> Result<Parked, NotReady> {
     match read.await {
         Ok(parked) => Ok(parked),
         Err(DeadLetterError::NoTable) if relay.settings.on_reject == OnReject::Halt => Ok(Parked::default()),
-        Err(DeadLetterError::Pg(error)) => Err(error.into()),
-        Err(error) => Err(NotReady::Halt(Halt::new(error.to_string(), error.remedy()))),
+        Err(error) => Err(no_letters(error)),
     }
 }
 
-/// From here on the slot moves with this instance, by idle keepalives too: a clean row of a holder
-/// before would look as if someone else had moved it.
-async fn mark_unclean(
-    relay: &Relay,
-    known: &Known,
-    conn: &SqlConn,
-    ready: &Ready,
-    confirmed_lsn: Lsn,
-) -> Result<(), NotReady> {
-    let identity = Identity {
-        system_identifier: &ready.system_identifier,
-        database: &ready.database,
-        instance: &known.instance,
-        reported_lsn: confirmed_lsn,
-    };
-    let progress = Progress {
-        slot: &relay.settings.slot,
-        identity: &identity,
-        confirmed_lsn,
-        clean: false,
-        recovery: None,
-    };
-    Ok(checkpoint::advance(conn, &progress).await.map_err(Problem::from)?)
+/// The table of dead letters cannot be read.
+pub(super) fn no_letters(error: DeadLetterError) -> NotReady {
+    match error {
+        DeadLetterError::Pg(error) => error.into(),
+        error => NotReady::Halt(Halt::new(error.to_string(), error.remedy())),
+    }
 }
 
-fn letter_desk(relay: &Relay, known: &Known, ready: &Ready, holds_letters: bool) -> LetterDesk {
+/// Opens the desk that stores dead letters as `instance`, the holder by the checkpoint row.
+pub(super) fn letter_desk(
+    relay: &Relay,
+    instance: String,
+    server: Server,
+    failover: bool,
+    holds_letters: bool,
+) -> LetterDesk {
     let sender = Sender {
         conninfo: relay.conninfo.clone(),
         application_name: relay.application_name.clone(),
-        server: server_of(ready),
+        server,
         slot: relay.settings.slot.clone(),
-        instance: known.instance.clone(),
-        failover: ready.slot.as_ref().and_then(|slot| slot.failover) == Some(true),
+        instance,
+        failover,
     };
     LetterDesk::open(sender, holds_letters)
 }

@@ -6,6 +6,7 @@
 mod closing;
 mod deliveries;
 mod letters;
+mod source;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use self::closing::{Closing, Why};
+pub(super) use self::deliveries::postgres_now;
+pub(super) use self::source::{Incoming, Source, Statuses};
 use super::core::{Core, Sink};
 use super::halt::Halt;
 use super::intake::Intake;
@@ -22,15 +25,15 @@ use super::limit_desk::LimitDesk;
 use super::monitor::{Notice, Stand};
 use super::reporter::Reporter;
 use super::routes::Routes;
-use super::slot_life::BEGIN_ANEW;
+use super::slot_life::RESET;
 use super::{Known, Relay};
 use crate::admin::BreakerOrder;
 use crate::kafka::config::DEFAULT_BATCH_BYTES;
 use crate::kafka::limits::{DEFAULT_TOPIC_LIMIT, LimitAnswer};
 use crate::kafka::{self, Event, Inbox, Producer};
 use crate::outbox::Record;
-use crate::postgres::PgError;
-use crate::postgres::stream::{ReplicationMessage, StatusWriter, WalReader};
+use crate::postgres::stream::ReplicationMessage;
+use crate::postgres::{PgError, publication};
 
 /// Messages read in one turn, so that deliveries and the status clock get theirs.
 const MESSAGES_PER_TURN: usize = 2_048;
@@ -55,6 +58,9 @@ const DRAIN_WITH_BREAKER_OPEN: Duration = Duration::from_secs(1);
 /// How long everything waits for the producer to drain before one with smaller batches takes over.
 const DRAIN_TO_SHRINK: Duration = Duration::from_secs(5);
 
+/// Kafka may be away for long when a table has been read to its end.
+const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
+
 /// How a session ended.
 #[derive(Debug)]
 pub(super) enum End {
@@ -72,6 +78,8 @@ pub(super) enum End {
     Replaced,
     /// The server shuts down.
     ServerStopping,
+    /// The table has no more, and Kafka has all of it.
+    Exhausted,
 }
 
 impl End {
@@ -84,7 +92,7 @@ impl End {
             Self::ServerStopping => "the server shuts down".to_owned(),
             Self::NeedsText(why) => why.clone(),
             Self::Halted(halt) => halt.what.clone(),
-            Self::Stopped => "stopped".to_owned(),
+            Self::Stopped | Self::Exhausted => "stopped".to_owned(),
         }
     }
 }
@@ -109,8 +117,8 @@ pub(super) struct Session<'a> {
     pub(super) relay: &'a Relay,
     pub(super) known: &'a mut Known,
     pub(super) core: Core,
-    pub(super) reader: WalReader,
-    pub(super) writer: StatusWriter,
+    pub(super) reader: Source,
+    pub(super) writer: Statuses,
     pub(super) producer: Option<Producer>,
     inbox: Inbox,
     intake: Intake,
@@ -127,12 +135,16 @@ pub(super) struct Session<'a> {
     reading_since: Option<Instant>,
     acknowledged: u64,
     parked: u64,
+    /// What Kafka refused us for, as it was last said.
+    told: Option<String>,
+    /// The server's last notice.
+    server_said: Option<String>,
 }
 
 /// The stream and the producer of a session to come.
 pub(super) struct Opened {
-    pub(super) reader: WalReader,
-    pub(super) writer: StatusWriter,
+    pub(super) reader: Source,
+    pub(super) writer: Statuses,
     pub(super) producer: Producer,
     pub(super) inbox: Inbox,
     pub(super) desk: LimitDesk,
@@ -177,6 +189,8 @@ impl<'a> Session<'a> {
             reading_since: None,
             acknowledged: 0,
             parked: 0,
+            told: None,
+            server_said: None,
         }
     }
 
@@ -193,7 +207,7 @@ impl<'a> Session<'a> {
             tokio::select! {
                 biased;
                 // A stop must not wait behind traffic.
-                stopped = lines.stop.changed(), if self.closing.is_none() => {
+                stopped = lines.stop.changed(), if self.closing.as_ref().is_none_or(Closing::may_be_cut_short) => {
                     if stopped.is_err() || *lines.stop.borrow() {
                         self.close(Why::Stop, self.relay.settings.shutdown_timeout);
                     }
@@ -300,15 +314,21 @@ impl<'a> Session<'a> {
                     }
                     break;
                 }
-                Some(ReplicationMessage::XLogData { start, body }) => {
+                Some(Incoming::Stream(ReplicationMessage::XLogData { start, body })) => {
                     self.core.received(start);
                     self.intake.message(body, &mut self.core, &mut self.routes, now);
                 }
-                Some(ReplicationMessage::KeepAlive { wal_end, reply_requested }) => {
+                Some(Incoming::Stream(ReplicationMessage::KeepAlive { wal_end, reply_requested })) => {
                     self.core.keepalive(wal_end);
                     self.reply_requested |= reply_requested;
                 }
-                Some(ReplicationMessage::Notice { code, message }) => self.server_says(&code, &message),
+                Some(Incoming::Stream(ReplicationMessage::Notice { code, message })) => {
+                    self.server_says(&code, &message);
+                }
+                Some(Incoming::Row(message)) => {
+                    self.intake.decoded(message, &mut self.core, &mut self.routes, now);
+                }
+                Some(Incoming::End) => self.close(Why::Exhausted, FOR_EVER),
             }
         }
         if let Some(topic) = self.intake.wanted_limit() {
@@ -319,11 +339,15 @@ impl<'a> Session<'a> {
 
     /// From PostgreSQL 18 on a missing publication is only a warning, and its rows are skipped.
     fn server_says(&mut self, code: &str, message: &str) {
-        tracing::warn!(sqlstate = code, message, "the server says");
-        if code == "55000" {
+        // Some it repeats every second for as long as they are true.
+        if self.server_said.as_deref() != Some(message) {
+            tracing::warn!(sqlstate = code, message, "the server says");
+            self.server_said = Some(message.to_owned());
+        }
+        if publication::is_skipped(&self.relay.settings.publication, code, message) {
             let halt = Halt::new(
                 format!("the server skips a publication: {message}"),
-                format!("run txstream migrate up; rows written while it was missing: {BEGIN_ANEW}"),
+                format!("run txstream migrate up; rows written while it was missing: {RESET}"),
             );
             self.close(Why::Halt(halt), self.relay.settings.shutdown_timeout);
         }

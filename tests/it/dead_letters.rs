@@ -473,3 +473,33 @@ async fn the_standbys_of_a_failover_slot_have_a_letter_before_it_counts() {
     client.batch_execute(&advance).await.unwrap();
     assert!(store::standbys_have(&client, position).await.unwrap(), "it has the WAL now");
 }
+
+#[tokio::test]
+async fn a_backfill_parks_too_and_its_letters_stand_before_what_the_slot_brings() {
+    let outbox = Outbox::migrated().await;
+    let kind = unique("backfilled");
+    let topic = format!("outbox.event.{kind}");
+    outbox.kafka.create_topic(&topic, 3, &[("max.message.bytes", "2000")]).await;
+    let small = Small { outbox, kind, topic };
+    small.insert_large("k", 1).await;
+    small.insert("k", 2).await;
+    small.insert("free", 1).await;
+    let url = small.outbox.database.url();
+    let env = [
+        ("DATABASE_URL", url.as_str()),
+        ("REPLICATION_SLOT", small.outbox.slot()),
+        ("KAFKA_BROKERS", small.outbox.kafka.bootstrap()),
+        DEAD_LETTER,
+    ];
+    let said = run_cli(&["slot", "create", "--backfill", "--lock-timeout", "30s"], &env).await;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    small.letters(2).await;
+    assert_eq!(small.published("free", 1).await, [1]);
+    let relay = small.relay().await;
+    small.insert("k", 3).await;
+    small.letters(3).await;
+    small.raise_limit().await;
+    small.done(&["replay", "--all", "--yes"]).await;
+    assert_eq!(small.published("k", 4).await, [1, 2, 3]);
+    stop(relay).await;
+}

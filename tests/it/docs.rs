@@ -8,13 +8,16 @@ use std::process::Command;
 use txstream::metrics::{Metrics, Registry, WriterMetrics};
 
 /// Documents that are checked for names of files and tests.
-const DOCUMENTS: [&str; 6] = [
+const DOCUMENTS: [&str; 9] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/guarantees.md",
     "docs/runbook.md",
+    "docs/postgres.md",
+    "docs/benchmark.md",
+    "examples/README.md",
 ];
 
 fn root() -> PathBuf {

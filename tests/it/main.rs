@@ -51,6 +51,8 @@ mod load;
 
 /// A huge transaction in fixed memory.
 mod big;
+/// The same at three brokers, between which leaders move.
+mod cluster;
 /// A relay killed at any moment loses nothing.
 mod crash;
 /// A committed row becomes exactly the promised record.
@@ -59,10 +61,20 @@ mod delivery;
 mod faults;
 /// An idle outbox pins no WAL.
 mod idle;
+/// What else can happen to Kafka.
+mod kafka_faults;
+/// What else can happen to Postgres.
+mod postgres_faults;
+/// Kafka with TLS, passwords and access lists.
+mod secured_kafka;
 /// A second relay takes over.
 mod standby;
 /// A graceful stop repeats and loses nothing.
 mod stopping;
 
+/// The programs of `examples/`, each in its own language.
+mod examples;
+/// The files of `sql/`, through the relay to Kafka.
+mod sql_files;
 /// The HTTP service.
 mod writer;

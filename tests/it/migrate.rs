@@ -363,7 +363,13 @@ async fn the_roles_of_roles_sql_suffice_for_everything() {
     let postgres = Postgres::start(15, &[]).await;
     let database = postgres.database().await;
     let (owner, relay, writer) = (unique("owner"), unique("relay"), unique("writer"));
-    let names = [("owner", owner.as_str()), ("relay", relay.as_str()), ("writer", writer.as_str())];
+    let pruner = unique("pruner");
+    let names = [
+        ("owner", owner.as_str()),
+        ("relay", relay.as_str()),
+        ("writer", writer.as_str()),
+        ("pruner", pruner.as_str()),
+    ];
     psql(&database, "postgres", "roles.sql", &names);
     let outbox = outbox(&["outbox"]);
     let mut client = database.client().await;

@@ -24,6 +24,7 @@ impl Session<'_> {
                 Event::Acknowledged(ticket) => {
                     let record = self.core.acknowledged(ticket, now);
                     self.acknowledged += 1;
+                    self.told = None;
                     let commit_to_ack = (wall - record.commit_time) as f64 / 1e6;
                     self.routes.touch(record.route).acknowledged(
                         record.publishing.as_secs_f64(),
@@ -100,8 +101,13 @@ impl Session<'_> {
                 self.core.transport_trouble(false, now);
             }
             Trouble::Authentication(message) => {
-                tracing::error!(error = %message, remedy = "check the SASL and TLS properties (-X, KAFKA_CONFIG_FILE)",
-                    "Kafka refuses our credentials or certificate; trying on");
+                // librdkafka tells it at every attempt; a person wants it once.
+                let gist = gist(&message);
+                if self.told.as_deref() != Some(gist) {
+                    self.told = Some(gist.to_owned());
+                    tracing::error!(error = %message, remedy = "check the SASL and TLS properties (-X, KAFKA_CONFIG_FILE)",
+                        "Kafka refuses our credentials or certificate; trying on");
+                }
                 self.relay.board.note(|report| report.last_error = Some(message));
             }
             Trouble::Fatal(message) => self.core.producer_is_finished(message),
@@ -109,8 +115,14 @@ impl Session<'_> {
     }
 }
 
+/// What stays the same of an error of a connection from broker to broker and from attempt to attempt.
+fn gist(message: &str) -> &str {
+    let reason = message.split_once(": ").map_or(message, |(_broker, reason)| reason);
+    reason.split_once(" (after ").map_or(reason, |(reason, _time)| reason)
+}
+
 /// Now, as Postgres counts: µs since 2000-01-01 UTC.
-fn postgres_now() -> i64 {
+pub(in crate::relay) fn postgres_now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH + POSTGRES_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
