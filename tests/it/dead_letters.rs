@@ -503,3 +503,25 @@ async fn a_backfill_parks_too_and_its_letters_stand_before_what_the_slot_brings(
     assert_eq!(small.published("k", 4).await, [1, 2, 3]);
     stop(relay).await;
 }
+
+#[tokio::test]
+async fn letters_of_a_backfill_stand_behind_those_of_the_slot_before() {
+    let small = Small::new().await;
+    let relay = small.relay().await;
+    small.insert_large("k", 1).await;
+    small.letters(1).await;
+    small.confirmed().await;
+    stop(relay).await;
+    small.insert("k", 2).await;
+    let args = ["slot", "reset", "--backfill", "--yes", "--lock-timeout", "30s"];
+    let said = small.outbox.publishing(&args, &[DEAD_LETTER]).await;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    small.raise_limit().await;
+    small.done(&["replay", "--all", "--yes"]).await;
+    small.letters(0).await;
+    let mut numbers = small.published("k", 2).await;
+    // What was confirmed may be offered again.
+    assert_eq!(numbers.first(), Some(&1), "{numbers:?}");
+    numbers.retain(|n| *n == 2);
+    assert_eq!(numbers.len(), 1, "{numbers:?}");
+}
