@@ -4,7 +4,6 @@
 //! Invariant: it is only done when every row that its snapshot shows and its selection takes is in Kafka,
 //! or parked. Broken off, nothing says that it was done.
 
-mod letters;
 mod query;
 mod rows;
 
@@ -14,15 +13,18 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::breaker::Breaker;
-use super::checkpoint::Recovery;
+use super::checkpoint::{self, Recovery};
 use super::core::Core;
 use super::intake::{Intake, Origin};
-use super::prepare::{self, NotReady};
+use super::preflight::{self, Server};
+use super::prepare;
 use super::session::{End, Lines, Opened, Session, Source, Statuses};
+use super::slot_life::BY_RESET;
 use super::{Backoff, Halt, Known, Relay, close};
+use crate::dead_letter::store;
 use crate::outbox::Mapper;
-use crate::postgres::sql;
-use crate::postgres::{Lsn, PgError};
+use crate::postgres::sql::{self, SqlConn};
+use crate::postgres::{Lsn, PgError, slot};
 
 pub use self::query::{Count, Selection, count};
 pub(super) use self::rows::Rows;
@@ -70,7 +72,7 @@ pub async fn run(
     progress: &watch::Sender<Progress>,
 ) -> Result<Outcome, Halt> {
     let conn = sql::connect(&relay.conninfo, &relay.application_name).await.map_err(lost)?;
-    let letters = letters::prepare(relay, &conn).await.map_err(not_ready)?;
+    let Letters { parked, server, failover, at } = letters(relay, &conn).await?;
     let read = tokio::select! {
         biased;
         _ = stop.wait_for(|stop| *stop) => return Ok(Outcome::Stopped),
@@ -86,18 +88,19 @@ pub async fn run(
         Breaker::new(relay.settings.breaker),
         Backoff::new(relay.settings.backoff),
     );
-    core.is_backfill(letters.at);
-    for (topic, key) in letters.parked {
+    for (topic, key) in parked.keys {
         core.load_parked(&topic, key);
     }
-    let intake = Intake::new(Origin::Table, Mapper::new(relay.outbox.clone()), Arc::clone(&relay.metrics));
+    let letters = prepare::letter_desk(relay, BY_RESET, server, failover, parked.holds_letters);
+    let origin = Origin::Table { at };
+    let intake = Intake::new(origin, Mapper::new(relay.outbox.clone()), Arc::clone(&relay.metrics));
     let opened = Opened {
         reader: Source::Table(Box::new(rows)),
         writer: Statuses::Nobody,
         producer,
         inbox,
         desk,
-        letters: letters.desk,
+        letters,
         core,
         intake,
         // Nobody reads the status; the clock only shows progress.
@@ -131,13 +134,41 @@ pub async fn run(
         End::Lost(error) => Err(lost(error)),
         End::Producer(why) => Err(broken(&format!("the producer ended: {why}"))),
         End::NeedsText(why) => Err(broken(&why)),
-        end @ (End::Replaced | End::ServerStopping) => Err(broken(&end.why())),
+        End::Replaced => Err(broken("another command or relay has written the checkpoint row")),
+        End::ServerStopping => Err(broken("the server shuts down")),
     }
 }
 
-fn not_ready(not_ready: NotReady) -> Halt {
-    match not_ready {
-        NotReady::Halt(halt) => halt,
+/// What the dead letters of a backfill need.
+struct Letters {
+    parked: prepare::Parked,
+    server: Server,
+    failover: bool,
+    /// Where they stand: behind those of the slot before, and before all that the new slot streams.
+    at: Lsn,
+}
+
+/// Looks at the slot that the rows go before, and at its letters.
+async fn letters(relay: &Relay, conn: &SqlConn) -> Result<Letters, Halt> {
+    let parked = prepare::parked(relay, conn).await.map_err(not_ready)?;
+    let (system_identifier, _) = checkpoint::whereabouts(conn).await.map_err(lost)?;
+    let timeline = preflight::timeline(conn).await.map_err(lost)?;
+    let view = slot::view(&**conn, &relay.settings.slot).await.map_err(lost)?;
+    let begins = match view.as_ref().and_then(|view| view.confirmed_flush_lsn) {
+        Some(lsn) => lsn,
+        None => store::wal_position(conn).await.map_err(|error| not_ready(prepare::no_letters(error)))?,
+    };
+    Ok(Letters {
+        parked,
+        server: Server { system_identifier, timeline },
+        failover: view.and_then(|view| view.failover) == Some(true),
+        at: Lsn(begins.0.saturating_sub(1)),
+    })
+}
+
+fn not_ready(why: prepare::NotReady) -> Halt {
+    match why {
+        prepare::NotReady::Halt(halt) => halt,
         other => broken(&format!("{other:?}")),
     }
 }

@@ -140,8 +140,6 @@ pub(super) struct Core {
     /// Why nothing more is handed over: the record that Kafka refused stays the oldest of its key.
     refused: Option<Refused>,
     fatal: Option<String>,
-    /// Rows of a table, not of the stream, have this position, and number themselves.
-    backfill_at: Option<Lsn>,
 }
 
 impl Core {
@@ -167,15 +165,8 @@ impl Core {
             wants_limit_since: None,
             refused: None,
             fatal: None,
-            backfill_at: None,
             settings,
         }
-    }
-
-    /// What is taken comes from a table: each row is a transaction whose position is its number, and its
-    /// dead letter stands at `at`.
-    pub(super) fn is_backfill(&mut self, at: Lsn) {
-        self.backfill_at = Some(at);
     }
 
     /// Gives back what outlives the session.
@@ -191,7 +182,13 @@ impl Core {
     /// A transaction begins; `commit_lsn` is where its commit record begins, or whatever rises with commit
     /// order: it is the position of its dead letters.
     pub(super) fn begin(&mut self, commit_lsn: Lsn, commit_time: i64) {
-        self.ledger.begin(commit_lsn, commit_time);
+        self.ledger.begin(commit_lsn, 0, commit_time);
+    }
+
+    /// A row of the table begins, number `number` of a backfill that reads what was committed before `at`:
+    /// its dead letter stands behind those of the stream up to there, and before what comes later.
+    pub(super) fn begin_row(&mut self, at: Lsn, number: u64, commit_time: i64) {
+        self.ledger.begin(at, number, commit_time);
     }
 
     /// It ends; returns whether it held any record.

@@ -41,8 +41,11 @@ struct Pending {
 pub(super) enum Origin {
     /// The slot.
     Slot,
-    /// The table: a backfill.
-    Table,
+    /// The table: a backfill of what was committed before `at`.
+    Table {
+        /// The end of WAL when it began.
+        at: Lsn,
+    },
 }
 
 /// Intake of one session.
@@ -118,7 +121,10 @@ impl Intake {
             },
             Message::Begin { final_lsn, commit_time, .. } if !inside => {
                 self.commit_lsn = final_lsn;
-                core.begin(final_lsn, commit_time);
+                match self.origin {
+                    Origin::Slot => core.begin(final_lsn, commit_time),
+                    Origin::Table { at } => core.begin_row(at, final_lsn.0, commit_time),
+                }
             }
             Message::Commit { end_lsn, .. } if inside => {
                 core.commit(end_lsn);
@@ -234,13 +240,13 @@ impl Intake {
     /// else is skipped.
     fn skipping(&self) -> String {
         match self.origin {
-            Origin::Slot => {
-                format!(
-                    "start it again; {OR_PARK}; or skip its whole transaction: txstream slot advance {}",
-                    Lsn(self.commit_lsn.0 + 1)
-                )
+            Origin::Slot => format!(
+                "start it again; {OR_PARK}; or skip its whole transaction: txstream slot advance {}",
+                Lsn(self.commit_lsn.0 + 1)
+            ),
+            Origin::Table { .. } => {
+                format!("correct it in the table, or leave it out with --where; {OR_PARK}; then run it again")
             }
-            Origin::Table => format!("correct it in the table; {OR_PARK}; or leave it out with --where"),
         }
     }
 

@@ -66,6 +66,8 @@ impl Place {
 #[derive(Debug)]
 struct Transaction {
     commit_lsn: Lsn,
+    /// What the ordinals of its records begin with.
+    first_ordinal: u64,
     /// Ticket of its first record.
     first: Ticket,
     unresolved: u32,
@@ -116,13 +118,15 @@ impl Ledger {
         }
     }
 
-    /// A transaction begins; `commit_lsn` is where its commit record begins.
-    pub(super) fn begin(&mut self, commit_lsn: Lsn, commit_time: i64) {
+    /// A transaction begins; `commit_lsn` is where its commit record begins, and its records are numbered
+    /// from `first_ordinal` on.
+    pub(super) fn begin(&mut self, commit_lsn: Lsn, first_ordinal: u64, commit_time: i64) {
         assert!(!self.open, "a transaction begins inside another");
         self.open = true;
         let first = self.next_ticket();
         self.transactions.push_back(Transaction {
             commit_lsn,
+            first_ordinal,
             first,
             unresolved: 0,
             records: 0,
@@ -239,7 +243,7 @@ impl Ledger {
     pub(super) fn position(&mut self, ticket: Ticket) -> (Lsn, u64) {
         let age = self.place(ticket).transaction.wrapping_sub(self.first_transaction) as usize;
         let transaction = &self.transactions[age];
-        (transaction.commit_lsn, (ticket - transaction.first) as u64)
+        (transaction.commit_lsn, transaction.first_ordinal + (ticket - transaction.first) as u64)
     }
 
     /// Who counts the unresolved record.

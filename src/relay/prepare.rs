@@ -144,8 +144,7 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
         core.load_parked(&topic, key);
     }
     let failover = ready.slot.as_ref().and_then(|slot| slot.failover) == Some(true);
-    let letters =
-        letter_desk(relay, known.instance.clone(), server_of(&ready), failover, parked.holds_letters);
+    let letters = letter_desk(relay, &known.instance, server_of(&ready), failover, parked.holds_letters);
     let intake = Intake::new(Origin::Slot, Mapper::new(relay.outbox.clone()), Arc::clone(&relay.metrics));
     let (reader, writer) = (Source::Wal(reader), Statuses::Wal(writer));
     let opened = Opened { reader, writer, producer, inbox, desk, letters, core, intake, status_every };
@@ -266,13 +265,13 @@ async fn look_again(
         tracing::warn!(%slot_lsn, %row_lsn, "the slot is behind what was confirmed before; records in between come again");
     }
     let confirmed_lsn = now.slot.as_ref().and_then(|slot| slot.confirmed_flush_lsn);
+    // A clean row of a holder before would look as if someone else had moved the slot.
     let identity = Identity {
         system_identifier: &now.system_identifier,
         database: &now.database,
         instance: &known.instance,
         reported_lsn: confirmed_lsn.unwrap_or(Lsn::ZERO),
     };
-    // A clean row of a holder before would look as if someone else had moved the slot.
     let claimed = checkpoint::claim(conn, &relay.settings.slot, &identity, confirmed_lsn).await;
     claimed.map_err(Problem::from)?;
     let parked = parked(relay, conn).await?;
@@ -315,7 +314,7 @@ pub(super) fn no_letters(error: DeadLetterError) -> NotReady {
 /// Opens the desk that stores dead letters as `instance`, the holder by the checkpoint row.
 pub(super) fn letter_desk(
     relay: &Relay,
-    instance: String,
+    instance: &str,
     server: Server,
     failover: bool,
     holds_letters: bool,
@@ -325,7 +324,7 @@ pub(super) fn letter_desk(
         application_name: relay.application_name.clone(),
         server,
         slot: relay.settings.slot.clone(),
-        instance,
+        instance: instance.to_owned(),
         failover,
     };
     LetterDesk::open(sender, holds_letters)

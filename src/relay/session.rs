@@ -91,8 +91,9 @@ impl End {
             Self::Replaced => "another instance has written the checkpoint row".to_owned(),
             Self::ServerStopping => "the server shuts down".to_owned(),
             Self::NeedsText(why) => why.clone(),
+            Self::Exhausted => "the table was read to its end".to_owned(),
             Self::Halted(halt) => halt.what.clone(),
-            Self::Stopped | Self::Exhausted => "stopped".to_owned(),
+            Self::Stopped => "stopped".to_owned(),
         }
     }
 }

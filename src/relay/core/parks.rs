@@ -102,7 +102,7 @@ impl Core {
         );
         let ticket = self.ledger.take(letter.bytes(), NO_ROUTE, now);
         self.observe_budget();
-        (letter.commit_lsn, letter.ordinal) = self.position(ticket);
+        (letter.commit_lsn, letter.ordinal) = self.ledger.position(ticket);
         self.ledger.park(ticket);
         self.parking.add_row(ticket, letter);
         None
@@ -170,12 +170,6 @@ impl Core {
         !self.parking.is_full_for(topic, &record.key)
     }
 
-    /// Where a letter stands among the others.
-    fn position(&mut self, ticket: Ticket) -> (Lsn, u64) {
-        let (commit_lsn, ordinal) = self.ledger.position(ticket);
-        self.backfill_at.map_or((commit_lsn, ordinal), |at| (at, commit_lsn.0))
-    }
-
     /// The record, which is not at the producer, becomes a letter, and so does what is held of its key
     /// behind it.
     pub(super) fn park(&mut self, ticket: Ticket, record: Record, route: u32, reason: Reason, error: &str) {
@@ -208,7 +202,7 @@ impl Core {
     }
 
     fn park_one(&mut self, ticket: Ticket, record: Record, route: u32, reason: Reason, error: &str) {
-        let (commit_lsn, ordinal) = self.position(ticket);
+        let (commit_lsn, ordinal) = self.ledger.position(ticket);
         let source = &self.routes[route as usize];
         self.ledger.park(ticket);
         // A letter waits: it must not keep a whole receive buffer alive.
@@ -250,7 +244,7 @@ impl Core {
         if self.refused.is_some() {
             return;
         }
-        let (commit_lsn, ordinal) = self.position(ticket);
+        let (commit_lsn, ordinal) = self.ledger.position(ticket);
         let source = &self.routes[route as usize];
         let full = self.settings.on_reject == OnReject::DeadLetter;
         self.refused = Some(Refused {
