@@ -44,6 +44,24 @@ pub(super) enum Origin {
     Table,
 }
 
+impl Origin {
+    /// What became of what lies behind a row that stopped intake.
+    fn stays(self) -> &'static str {
+        match self {
+            Self::Slot => "the confirmed LSN stays before it",
+            Self::Table => "nothing behind it was published",
+        }
+    }
+
+    /// How to go on when it is mended.
+    fn again(self) -> &'static str {
+        match self {
+            Self::Slot => "start the relay again",
+            Self::Table => "run the command again; the relay waits until then",
+        }
+    }
+}
+
 /// Intake of one session.
 pub(super) struct Intake {
     mapper: Mapper,
@@ -122,8 +140,10 @@ impl Intake {
             }
             Message::Relation(relation) => {
                 if let Err(error) = self.mapper.relation(&relation) {
-                    let remedy = "add the column, or set OUTBOX_PRESET or OUTBOX_PLACEMENT to what the table has; \
-                                  then start the relay again";
+                    let remedy = format!(
+                        "add the column, or set OUTBOX_PRESET or OUTBOX_PLACEMENT to what the table has; then {}",
+                        self.origin.again()
+                    );
                     self.stopped = Some(Stopped::Halt(Halt::new(error.to_string(), remedy)));
                 }
             }
@@ -150,8 +170,8 @@ impl Intake {
                 self.stopped = Some(Stopped::Halt(Halt::new(
                     format!("record {}: {reason}", describe(&record)),
                     format!(
-                        "the confirmed LSN stays before it; set KAFKA_TOPIC_EVENTS, or correct what writes \
-                         aggregatetype and {}",
+                        "{}; set KAFKA_TOPIC_EVENTS, or correct what writes aggregatetype and {}",
+                        self.origin.stays(),
                         self.skipping()
                     ),
                 )));
@@ -171,10 +191,11 @@ impl Intake {
                 self.stopped = Some(Stopped::Halt(Halt::new(
                     format!("record {name} is too large: {size} bytes, and the topic takes {limit}"),
                     format!(
-                        "the confirmed LSN stays before it; raise the topic's limit (kafka-configs.sh --alter \
-                         --entity-type topics --entity-name {} --add-config max.message.bytes={size}) and start the \
-                         relay again",
-                        record.topic
+                        "{}; raise the topic's limit (kafka-configs.sh --alter --entity-type topics --entity-name {} \
+                         --add-config max.message.bytes={size}) and {}",
+                        self.origin.stays(),
+                        record.topic,
+                        self.origin.again()
                     ),
                 )));
             }
@@ -199,10 +220,7 @@ impl Intake {
                 self.metrics.unmapped().rejected();
                 Stopped::Halt(Halt::new(
                     row.to_string(),
-                    format!(
-                        "the confirmed LSN stays before it; correct what writes such rows and {}",
-                        self.skipping()
-                    ),
+                    format!("{}; correct what writes such rows and {}", self.origin.stays(), self.skipping()),
                 ))
             }
         });
@@ -216,7 +234,9 @@ impl Intake {
             Origin::Slot => {
                 format!("skip its whole transaction: txstream slot advance {}", Lsn(self.commit_lsn.0 + 1))
             }
-            Origin::Table => "correct it in the table, or leave it out with --where".to_owned(),
+            Origin::Table => {
+                format!("correct it in the table or leave it out with --where, and {}", self.origin.again())
+            }
         }
     }
 

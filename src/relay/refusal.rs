@@ -11,15 +11,13 @@ pub(super) fn refused(record: &Record, rejection: Rejection, message: &str) -> H
     let (reason, remedy) = match rejection {
         Rejection::TooLarge => (
             "is too large for its topic",
-            "raise max.message.bytes of the topic (and of the brokers) and start the relay again",
+            "raise max.message.bytes of the topic (and of the brokers) and run it again",
         ),
-        Rejection::Invalid => {
-            ("is invalid for Kafka", "correct what the text names and start the relay again")
-        }
+        Rejection::Invalid => ("is invalid for Kafka", "correct what the text names and run it again"),
     };
     Halt::new(
         format!("record {}, {reason}: {message}", describe(record)),
-        format!("the confirmed LSN stays before it; {remedy}"),
+        format!("nothing is confirmed beyond it; {remedy}"),
     )
 }
 
@@ -28,7 +26,7 @@ pub(super) fn exhausted(topic: &str, bound: u32, trouble: Option<&Trouble>) -> H
     let why = trouble.map_or("", |trouble| trouble.message.as_str());
     Halt::new(
         format!("a record of topic {topic} failed {} times: {why}", u64::from(bound) + 1),
-        "mend the topic, or set KAFKA_MAX_RETRIES=-1 to go on trying, and start the relay again",
+        "mend the topic, or set KAFKA_MAX_RETRIES=-1 to go on trying, and run it again",
     )
 }
 
