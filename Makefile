@@ -39,7 +39,7 @@ clean: ## Delete what was built; the stack and the downloads stay
 	$(CARGO) clean
 
 ##@ Test
-.PHONY: test test-unit test-integration crash-test test-matrix servers
+.PHONY: test test-unit test-integration crash-test rolling-restart outage test-matrix servers
 test: servers ## All tests; fetches a real Postgres and Kafka on first use (POSTGRES_VERSION=14 for another)
 	$(CARGO) test --locked
 
@@ -51,6 +51,13 @@ test-integration: servers ## Tests against the real Postgres and Kafka
 
 crash-test: servers ## Kill the relay a thousand times at seeded moments and judge (CRASH_KILLS, CRASH_SECONDS, CRASH_SEED)
 	[ -n "$${CRASH_SECONDS:-}" ] || export CRASH_KILLS=$${CRASH_KILLS:-1000}; $(CARGO) test --locked --test it crash:: -- --nocapture
+
+rolling-restart: servers ## Hand the slot from relay to relay a hundred times under load (ROLLING_RESTARTS)
+	ROLLING_RESTARTS=$${ROLLING_RESTARTS:-100} $(CARGO) test --locked --test it rolling_restarts -- --nocapture
+
+outage: servers ## Kafka frozen and an idle session for half an hour each (OUTAGE_SECONDS); seconds in an ordinary run
+	export OUTAGE_SECONDS=$${OUTAGE_SECONDS:-1800}; $(CARGO) test --locked --test it -- --nocapture \
+	  while_kafka_is_frozen a_session_with_nothing_to_say
 
 test-matrix: ## The integration tests on every supported Postgres
 	for version in 14 15 16 17 18; do $(MAKE) test-integration POSTGRES_VERSION=$$version; done

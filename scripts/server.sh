@@ -141,6 +141,23 @@ lock_dir() {
 
 unlock_dir() { exec 9>&-; }
 
+# make_certificate: a CA and a server certificate for localhost and 127.0.0.1 in $dir/tls, valid for as long
+# as anyone keeps a test server.
+make_certificate() {
+  [ ! -d "$dir/tls" ] || return 0
+  need openssl:openssl
+  mkdir "$dir/tls"
+  (
+    cd "$dir/tls"
+    openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj "/CN=txstream test CA" -keyout ca.key -out ca.crt
+    openssl req -newkey rsa:2048 -nodes -subj "/CN=localhost" -keyout server.key -out server.csr
+    openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 3650 -out server.crt \
+      -extfile <(echo "subjectAltName=DNS:localhost,IP:127.0.0.1")
+  ) >"$dir/tls.log" 2>&1 || { cat "$dir/tls.log" >&2; die "making a certificate failed"; }
+  chmod 600 "$dir/tls/server.key"
+  [ "$(id -u)" -ne 0 ] || chown -R "$(server_user)" "$dir/tls"
+}
+
 # Prints the pids of the process PID and of its children.
 family() {
   echo "$1"

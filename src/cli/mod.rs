@@ -10,6 +10,7 @@ mod breaker;
 mod completions;
 mod config;
 mod connect;
+mod dead_letter;
 mod doctor;
 mod flags;
 mod lag;
@@ -95,6 +96,7 @@ enum Command {
     Migrate(migrate::MigrateArgs),
     Slot(slot::SlotArgs),
     Outbox(outbox::OutboxArgs),
+    DeadLetter(dead_letter::DeadLetterArgs),
     Lag(lag::LagArgs),
     Doctor(doctor::DoctorArgs),
     Breaker(breaker::BreakerArgs),
@@ -200,6 +202,7 @@ impl Arguments {
             Command::Migrate(args) => migrate::run(args, config).await,
             Command::Slot(args) => slot::run(args, config).await,
             Command::Outbox(args) => outbox::run(args, config).await,
+            Command::DeadLetter(args) => dead_letter::run(args, config).await,
             Command::Lag(args) => lag::run(args, config).await,
             Command::Doctor(args) => {
                 let (_, oddities) = crate::config::load(&self.inputs()?).map_err(Failure::Usage)?;

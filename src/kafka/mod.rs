@@ -101,6 +101,8 @@ pub enum FailureClass {
     Topic(TopicTrouble),
     /// This record will never be taken.
     Rejected(Rejection),
+    /// Another record of its batch is at fault: it goes again alone.
+    Neighbour,
     /// The producer is finished: end the run.
     Fatal,
     /// Our own purge.

@@ -8,6 +8,8 @@ mod auth;
 mod channel;
 pub mod conninfo;
 pub mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod lsn;
 pub mod publication;
 pub mod replication;

@@ -282,6 +282,13 @@ fn reading(doing: &'static str) -> impl Fn(tokio_postgres::Error) -> PgError {
     move |source| PgError::statement(doing, source)
 }
 
+/// Whether a warning of the server says that it goes on without this publication (PostgreSQL 18 and
+/// later). A slot of `synchronized_standby_slots` that nobody uses brings the same code, and only a wait.
+pub fn is_skipped(publication: &str, code: &str, message: &str) -> bool {
+    // The text is in the server's language, the name in it is not.
+    code == "55000" && message.contains(publication)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -343,6 +350,21 @@ mod tests {
             for (gap, sql) in gaps.iter().zip(sql) {
                 assert!(gap.sql("pub", &table).contains(sql), "{gap:?}: {}", gap.sql("pub", &table));
             }
+        }
+    }
+
+    #[test]
+    fn only_a_warning_about_the_publication_itself_means_that_it_is_skipped() {
+        for (message, skipped) in [
+            ("skipped loading publication \"txstream_outbox\"", true),
+            ("Laden der Publikation »txstream_outbox« übersprungen", true),
+            (
+                "replication slot \"standby\" specified in parameter \"synchronized_standby_slots\" does not have active_pid",
+                false,
+            ),
+        ] {
+            assert_eq!(is_skipped("txstream_outbox", "55000", message), skipped, "{message}");
+            assert!(!is_skipped("txstream_outbox", "01000", message));
         }
     }
 }

@@ -137,7 +137,7 @@ impl From<ServerError> for ReplicationMessage {
 }
 
 /// XLogData or keepalive.
-fn parse(mut body: Bytes) -> Result<ReplicationMessage, PgError> {
+pub(super) fn parse(mut body: Bytes) -> Result<ReplicationMessage, PgError> {
     match body.first() {
         // Start, end and time, 8 bytes each.
         Some(b'w') if body.len() >= 25 => {
@@ -157,7 +157,7 @@ fn parse(mut body: Bytes) -> Result<ReplicationMessage, PgError> {
 }
 
 /// What else may come while streaming; the ends of the stream are errors.
-fn other_message(message: Message) -> Result<Option<ReplicationMessage>, PgError> {
+pub(super) fn other_message(message: Message) -> Result<Option<ReplicationMessage>, PgError> {
     let bad_fields = |error| PgError::from_io(READING, error);
     match message {
         Message::NoticeResponse(body) => {

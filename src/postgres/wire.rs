@@ -123,7 +123,7 @@ impl ReadBuffer {
         self.bytes = block;
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn capacity(&self) -> usize {
         self.bytes.capacity()
     }

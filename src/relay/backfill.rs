@@ -13,14 +13,16 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::breaker::Breaker;
-use super::checkpoint::Recovery;
+use super::checkpoint::{self, Recovery};
 use super::core::Core;
 use super::intake::{Intake, Origin};
+use super::preflight::{self, Server};
 use super::prepare;
 use super::session::{End, Lines, Opened, Session, Source, Statuses};
+use super::slot_life::BY_RESET;
 use super::{Backoff, Halt, Known, Relay, close};
 use crate::outbox::Mapper;
-use crate::postgres::sql;
+use crate::postgres::sql::{self, SqlConn};
 use crate::postgres::{Lsn, PgError};
 
 pub use self::query::{Count, Selection, count};
@@ -75,25 +77,29 @@ pub async fn run(
         read = query::begin(&conn, relay, backfill) => read.map_err(lost)?,
     };
     let (recovery, readings) = read;
+    let (parked, server) = letters(relay, &conn).await?;
     let rows = Rows::ask(conn, readings).await.map_err(lost)?;
     let mut known = Known::new();
-    let (producer, inbox, desk) = prepare::kafka(relay, &known).map_err(|not_ready| match not_ready {
-        prepare::NotReady::Halt(halt) => halt,
-        other => broken(&format!("{other:?}")),
-    })?;
-    let core = Core::new(
+    let (producer, inbox, desk) = prepare::kafka(relay, &known).map_err(not_ready)?;
+    let mut core = Core::new(
         relay.settings.clone(),
         Lsn::ZERO,
         Breaker::new(relay.settings.breaker),
         Backoff::new(relay.settings.backoff),
     );
-    let intake = Intake::new(Origin::Table, Mapper::new(relay.outbox.clone()), Arc::clone(&relay.metrics));
+    for (topic, key) in parked.keys {
+        core.load_parked(&topic, key);
+    }
+    let letters = prepare::letter_desk(relay, BY_RESET, server, parked.holds_letters);
+    let origin = Origin::Table { at: recovery.lsn };
+    let intake = Intake::new(origin, Mapper::new(relay.outbox.clone()), Arc::clone(&relay.metrics));
     let opened = Opened {
         reader: Source::Table(Box::new(rows)),
         writer: Statuses::Nobody,
         producer,
         inbox,
         desk,
+        letters,
         core,
         intake,
         // Nobody reads the status; the clock only shows progress.
@@ -123,11 +129,27 @@ pub async fn run(
     match end {
         End::Exhausted => Ok(Outcome::Done { rows, recovery }),
         End::Stopped => Ok(Outcome::Stopped),
-        End::Halted(halt) => Err(halt),
+        End::Halted(halt) => Err(halt.of_a_backfill()),
         End::Lost(error) => Err(lost(error)),
         End::Producer(why) => Err(broken(&format!("the producer ended: {why}"))),
         End::NeedsText(why) => Err(broken(&why)),
+        End::Replaced => Err(broken("another command or relay has written the checkpoint row")),
         End::ServerStopping => Err(broken("the server shuts down")),
+    }
+}
+
+/// What is parked already, and the server that stores more.
+async fn letters(relay: &Relay, conn: &SqlConn) -> Result<(prepare::Parked, Server), Halt> {
+    let parked = prepare::parked(relay, conn).await.map_err(not_ready)?;
+    let (system_identifier, _) = checkpoint::whereabouts(conn).await.map_err(lost)?;
+    let timeline = preflight::timeline(conn).await.map_err(lost)?;
+    Ok((parked, Server { system_identifier, timeline }))
+}
+
+fn not_ready(why: prepare::NotReady) -> Halt {
+    match why {
+        prepare::NotReady::Halt(halt) => halt,
+        other => broken(&format!("{other:?}")),
     }
 }
 

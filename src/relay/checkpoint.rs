@@ -64,8 +64,8 @@ pub struct Rejected {
     pub row_id: String,
     /// The record's topic.
     pub topic: String,
-    /// Commit end LSN of its transaction, as a number.
-    pub commit_end_lsn: u64,
+    /// Where the commit record of its transaction begins, as a number.
+    pub commit_lsn: u64,
     /// Its place among the records of that transaction, from 0.
     pub ordinal: u64,
     /// Why Kafka refused it.

@@ -17,10 +17,13 @@ mod halt;
 mod intake;
 mod lane;
 mod ledger;
+mod letter_desk;
 mod limit_desk;
 mod monitor;
+mod parking;
 pub(crate) mod preflight;
 mod prepare;
+mod probe;
 mod refusal;
 mod reporter;
 mod rounds;
@@ -162,7 +165,9 @@ pub async fn run(
                 Reporter::over(relay);
                 match end {
                     // Asked to stop, and the session ended otherwise meanwhile.
-                    End::Lost(_) | End::Producer(_) | End::ServerStopping if *stop.borrow() => {
+                    End::Lost(_) | End::Producer(_) | End::Replaced | End::ServerStopping
+                        if *stop.borrow() =>
+                    {
                         return Ok(Stopped { unconfirmed });
                     }
                     // A slot has no end.
@@ -175,11 +180,7 @@ pub async fn run(
                     End::Lost(error) if error.class() == crate::postgres::error::Class::Halt => {
                         return Err(prepare::explain_lost(relay, &error).await);
                     }
-                    End::Lost(error) => waiting.say(relay, "connecting", &error.report()),
-                    End::Producer(why) => {
-                        waiting.say(relay, "connecting", &format!("the producer ended: {why}"))
-                    }
-                    End::ServerStopping => waiting.say(relay, "connecting", "the server shuts down"),
+                    end => waiting.say(relay, "connecting", &end.why()),
                 }
                 relay.metrics.reconnected();
                 relay.board.note(|report| report.reconnects += 1);
@@ -190,6 +191,7 @@ pub async fn run(
                 backoff.delay(waiting.attempts())
             }
             Err(NotReady::Halt(halt)) => return Err(halt),
+            Err(NotReady::Again) => Duration::ZERO,
             Err(NotReady::Standby(holder)) => {
                 waiting.say(relay, "standby", &holder);
                 STANDBY_LOOK
@@ -254,7 +256,7 @@ async fn stream(
 ) -> (End, usize) {
     let Prepared { conn, monitor, opened } = prepared;
     let confirmed_lsn = opened.core.ledger().confirmed_lsn();
-    let (stand, stand_seen) = watch::channel(Stand { confirmed_lsn, acknowledged: 0 });
+    let (stand, stand_seen) = watch::channel(Stand { confirmed_lsn, resolved: 0 });
     let (to_notice, mut notices) = mpsc::channel(4);
     let monitor = Arc::new(monitor);
     let watching = tokio::spawn(Arc::clone(&monitor).run(conn, stand_seen, to_notice));
@@ -263,7 +265,7 @@ async fn stream(
     let mut session = Session::new(relay, known, *opened);
     let mut lines = Lines { stop, orders, notices: &mut notices, stand: &stand };
     let end = session.run(&mut lines).await;
-    if matches!(end, End::Lost(_) | End::Producer(_)) {
+    if matches!(end, End::Lost(_) | End::Producer(_) | End::Replaced) {
         relay.board.state("connecting", None);
     }
     drop(stand);
@@ -276,7 +278,11 @@ async fn stream(
             let abort = watching.abort_handle();
             let seen = async {
                 let conn = watching.await.ok().flatten()?;
-                monitor::close_cleanly(&monitor, &conn, confirmed_lsn).await.then_some(())
+                let seen = monitor::close_cleanly(&monitor, &conn, confirmed_lsn).await;
+                if let (End::Halted(_), Some(rejected)) = (&end, core.remembered()) {
+                    monitor::remember(&monitor, &conn, rejected).await;
+                }
+                seen.then_some(())
             };
             if timeout(LAST_STATUS_SEEN, seen).await.ok().flatten().is_none() {
                 abort.abort();

@@ -4,13 +4,14 @@
 
 use tokio_postgres::Client;
 
-use super::checkpoint::{self, CheckpointError, Identity, Verdict, judge};
+use super::checkpoint::{self, CheckpointError, Identity, Rejected, Verdict, judge};
 use super::halt::Halt;
 use super::settings::Settings;
 use super::slot_life::{self, SlotError};
 use crate::outbox;
 use crate::postgres::slot::{self, SlotView};
-use crate::postgres::{Lsn, PgError, error, publication};
+use crate::postgres::sql::{self, SqlConn};
+use crate::postgres::{ConnInfo, Lsn, PgError, error, publication};
 
 /// Why streaming cannot begin.
 #[derive(Debug)]
@@ -60,6 +61,31 @@ pub(super) struct TableIdentity {
     oid: u32,
 }
 
+/// The server that streams. Another one of the same cluster (a promoted standby, or the primary that it
+/// replaced) knows nothing of the stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Server {
+    pub(super) system_identifier: String,
+    pub(super) timeline: u32,
+}
+
+/// Connects to that server, or not at all.
+pub(super) async fn connect_to(
+    info: &ConnInfo,
+    application_name: &str,
+    server: &Server,
+) -> Result<SqlConn, PgError> {
+    let conn = sql::connect(info, application_name).await?;
+    let system_identifier = checkpoint::whereabouts(&conn).await?.0;
+    if *server != (Server { system_identifier, timeline: timeline(&conn).await? }) {
+        return Err(PgError::protocol(
+            "connect for what is not streamed",
+            "the address leads to another server than the stream",
+        ));
+    }
+    Ok(conn)
+}
+
 /// What the checks found out.
 #[derive(Debug)]
 pub(super) struct Ready {
@@ -77,6 +103,8 @@ pub(super) struct Ready {
     pub(super) slot: Option<SlotView>,
     /// Where the checkpoint row and the slot leave us.
     pub(super) verdict: Verdict,
+    /// The record that a broker refused at the last stop.
+    pub(super) rejected: Option<Rejected>,
 }
 
 /// Who we are.
@@ -125,6 +153,7 @@ pub(super) async fn check(
         tables,
         slot,
         verdict,
+        rejected: row.and_then(|row| row.rejected),
     })
 }
 

@@ -5,6 +5,7 @@
 
 mod closing;
 mod deliveries;
+mod letters;
 mod source;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ pub(super) use self::source::{Incoming, Source, Statuses};
 use super::core::{Core, Sink};
 use super::halt::Halt;
 use super::intake::Intake;
+use super::letter_desk::LetterDesk;
 use super::limit_desk::LimitDesk;
 use super::monitor::{Notice, Stand};
 use super::reporter::Reporter;
@@ -30,8 +32,8 @@ use crate::kafka::config::DEFAULT_BATCH_BYTES;
 use crate::kafka::limits::{DEFAULT_TOPIC_LIMIT, LimitAnswer};
 use crate::kafka::{self, Event, Inbox, Producer};
 use crate::outbox::Record;
-use crate::postgres::PgError;
 use crate::postgres::stream::ReplicationMessage;
+use crate::postgres::{PgError, publication};
 
 /// Messages read in one turn, so that deliveries and the status clock get theirs.
 const MESSAGES_PER_TURN: usize = 2_048;
@@ -72,10 +74,28 @@ pub(super) enum End {
     Producer(String),
     /// The columns have to come as text.
     NeedsText(String),
+    /// Another instance has taken over.
+    Replaced,
     /// The server shuts down.
     ServerStopping,
     /// The table has no more, and Kafka has all of it.
     Exhausted,
+}
+
+impl End {
+    /// Why the stream has to be set up again.
+    pub(super) fn why(&self) -> String {
+        match self {
+            Self::Lost(error) => error.report(),
+            Self::Producer(why) => format!("the producer ended: {why}"),
+            Self::Replaced => "another instance has written the checkpoint row".to_owned(),
+            Self::ServerStopping => "the server shuts down".to_owned(),
+            Self::NeedsText(why) => why.clone(),
+            Self::Exhausted => "the table was read to its end".to_owned(),
+            Self::Halted(halt) => halt.what.clone(),
+            Self::Stopped => "stopped".to_owned(),
+        }
+    }
 }
 
 /// The producer has to make batches of at most `limit` bytes.
@@ -105,6 +125,7 @@ pub(super) struct Session<'a> {
     intake: Intake,
     routes: Routes,
     desk: LimitDesk,
+    letters: LetterDesk,
     reporter: Reporter,
     events: Vec<Event>,
     closing: Option<Closing>,
@@ -114,6 +135,11 @@ pub(super) struct Session<'a> {
     reply_requested: bool,
     reading_since: Option<Instant>,
     acknowledged: u64,
+    /// What Kafka refused us for, as it was last said.
+    told: Option<String>,
+    /// The server's last notice.
+    server_said: Option<String>,
+    parked: u64,
 }
 
 /// The stream and the producer of a session to come.
@@ -123,6 +149,7 @@ pub(super) struct Opened {
     pub(super) producer: Producer,
     pub(super) inbox: Inbox,
     pub(super) desk: LimitDesk,
+    pub(super) letters: LetterDesk,
     pub(super) core: Core,
     pub(super) intake: Intake,
     pub(super) status_every: Duration,
@@ -152,6 +179,7 @@ impl<'a> Session<'a> {
             intake: opened.intake,
             routes: Routes::new(Arc::clone(&relay.metrics)),
             desk: opened.desk,
+            letters: opened.letters,
             reporter: Reporter::new(&relay.metrics),
             events: Vec::new(),
             closing: None,
@@ -161,6 +189,9 @@ impl<'a> Session<'a> {
             reply_requested: false,
             reading_since: None,
             acknowledged: 0,
+            told: None,
+            server_said: None,
+            parked: 0,
         }
     }
 
@@ -188,6 +219,10 @@ impl<'a> Session<'a> {
                 Some(notice) = lines.notices.recv() => self.noticed(notice),
                 // Deliveries free budget and move the confirmed LSN.
                 () = self.inbox.arrived() => self.deliveries(),
+                // So do letters that are stored.
+                answer = self.letters.answered() => {
+                    if let Err(end) = self.letters_answered(answer) { return end }
+                }
                 (topic, answer) = self.desk.answered() => self.limit_answered(&topic, &answer),
                 // The clock waits for nothing: status, dead peer, breaker, resends, bursts.
                 () = sleep_until(wake) => {}
@@ -209,13 +244,14 @@ impl<'a> Session<'a> {
             self.relay.metrics.retry_delay(attempt.max(1), wait);
             tracing::debug!(%topic, attempt, ?wait, "failed records of the topic go again");
         }
+        self.letters.turn(&mut self.core, now);
         self.swap_producer(now)?;
         if let (Some(producer), None) = (&mut self.producer, &self.shrink) {
             self.core.dispatch(producer, now);
         }
         self.status(now);
-        let stand =
-            Stand { confirmed_lsn: self.core.ledger().confirmed_lsn(), acknowledged: self.acknowledged };
+        let resolved = self.acknowledged + self.parked;
+        let stand = Stand { confirmed_lsn: self.core.ledger().confirmed_lsn(), resolved };
         lines.stand.send_if_modified(|known| std::mem::replace(known, stand) != stand);
         self.reporter.report(self.relay, &mut self.core, self.acknowledged, now);
         self.look_for_an_end(now)
@@ -304,8 +340,12 @@ impl<'a> Session<'a> {
 
     /// From PostgreSQL 18 on a missing publication is only a warning, and its rows are skipped.
     fn server_says(&mut self, code: &str, message: &str) {
-        tracing::warn!(sqlstate = code, message, "the server says");
-        if code == "55000" {
+        // Some it repeats every second for as long as they are true.
+        if self.server_said.as_deref() != Some(message) {
+            tracing::warn!(sqlstate = code, message, "the server says");
+            self.server_said = Some(message.to_owned());
+        }
+        if publication::is_skipped(&self.relay.settings.publication, code, message) {
             let halt = Halt::new(
                 format!("the server skips a publication: {message}"),
                 format!("run txstream migrate up; rows written while it was missing: {RESET}"),
@@ -377,6 +417,7 @@ impl<'a> Session<'a> {
         let wakes = [
             Some(self.status_due()),
             self.core.next_wake().filter(|_| self.shrink.is_none()),
+            self.letters.next_wake(&self.core),
             self.silent_at(),
             deadline,
             Some(self.reporter.due_at()),

@@ -51,7 +51,7 @@ pub(crate) const BY_COMMAND: &str = "txstream slot";
 
 /// With the backfill pending: the slot before is gone, so a slot of that name is the new one. It must
 /// not be dropped: it alone has what was written and deleted since.
-const BY_RESET: &str = "txstream slot reset";
+pub(super) const BY_RESET: &str = "txstream slot reset";
 
 /// How long another command, or the server's notice of its end, is waited for.
 const AT_WORK_WAIT: Duration = Duration::from_secs(5);

@@ -8,13 +8,16 @@ use std::process::Command;
 use txstream::metrics::{Metrics, Registry, WriterMetrics};
 
 /// Documents that are checked for names of files and tests.
-const DOCUMENTS: [&str; 6] = [
+const DOCUMENTS: [&str; 9] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/guarantees.md",
     "docs/runbook.md",
+    "docs/postgres.md",
+    "docs/benchmark.md",
+    "examples/README.md",
 ];
 
 fn root() -> PathBuf {
@@ -120,8 +123,10 @@ fn the_readme_lists_exactly_the_commands() {
     let command = |cell: &str| {
         let words = code(cell)[0].split(' ').skip(1);
         // Up to the first option or placeholder.
-        let names: Vec<&str> =
-            words.take_while(|word| word.bytes().all(|byte| byte.is_ascii_lowercase())).collect();
+        let is_name = |word: &str| {
+            !word.starts_with('-') && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-')
+        };
+        let names: Vec<&str> = words.take_while(|word| is_name(word)).collect();
         names.join(" ")
     };
     let listed: BTreeSet<String> =

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_postgres::Client;
 
 use crate::support::wait::SOON;
@@ -36,11 +36,16 @@ impl Outbox {
 
     /// The same in a database where `OUTBOX_TABLE` may be there already, with settings of the relay.
     pub(crate) async fn with(database: Database, settings: &[(&str, &str)]) -> Self {
+        let outbox = Self::without_slot(database, settings).await;
+        outbox.command(&["slot", "create"]).await;
+        outbox
+    }
+
+    /// The same before the slot is made.
+    pub(crate) async fn without_slot(database: Database, settings: &[(&str, &str)]) -> Self {
         let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let outbox = Self { database, aggregate_type: unique("order"), settings: settings.collect() };
-        for args in [&["migrate", "up"], &["slot", "create"]] {
-            outbox.command(args).await;
-        }
+        outbox.command(&["migrate", "up"]).await;
         outbox
     }
 
@@ -138,6 +143,30 @@ impl Outbox {
     }
 }
 
+/// Reads on until there are so many records more.
+pub(crate) async fn more(topic: &mut Topic, count: usize) {
+    let wanted = topic.records().len() + count;
+    topic.read_until(RECOVERY, "more records", |records| records.len() >= wanted).await;
+}
+
+/// How long a fault lasts whose length is what is tested: so many seconds in an ordinary run, as many as
+/// `OUTAGE_SECONDS` says in that of `make outage`.
+pub(crate) fn outage(seconds: u64) -> Duration {
+    let given = std::env::var("OUTAGE_SECONDS").ok();
+    let given = given.map(|seconds| seconds.parse().expect("OUTAGE_SECONDS is a number"));
+    Duration::from_secs(given.unwrap_or(seconds))
+}
+
+/// The unbroken time that a fault has to last, where its length is what is tested.
+pub(crate) async fn lasts(duration: Duration, mut meanwhile: impl AsyncFnMut()) {
+    let end = Instant::now() + duration;
+    eventually(duration + SOON, "time passes", async || {
+        meanwhile().await;
+        (Instant::now() >= end).then_some(())
+    })
+    .await;
+}
+
 /// What was judged to be right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Arrived {
@@ -219,6 +248,11 @@ const PACE: Duration = Duration::from_millis(5);
 impl Load {
     /// Starts `writers` of them.
     pub(crate) fn start(outbox: &Outbox, writers: usize) -> Self {
+        Self::start_numbered(outbox, 0..writers)
+    }
+
+    /// Starts those writers: others than an earlier load had, since a writer's keys are its own.
+    pub(crate) fn start_numbered(outbox: &Outbox, writers: std::ops::Range<usize>) -> Self {
         let (stop, stopped) = watch::channel(false);
         let committed = Arc::new(AtomicUsize::new(0));
         let config = outbox.database.socket_url();
@@ -226,7 +260,7 @@ impl Load {
             let (url, kind) = (config.clone(), outbox.aggregate_type.clone());
             tokio::spawn(write(url, kind, writer, stopped.clone(), Arc::clone(&committed)))
         };
-        let writers = (0..writers).map(spawn).collect();
+        let writers = writers.map(spawn).collect();
         Self { stop, committed, writers }
     }
 

@@ -16,6 +16,8 @@ mod checks;
 mod cli;
 /// The Grafana dashboard.
 mod dashboard;
+/// What Kafka will never take is stored, and comes back in order.
+mod dead_letters;
 /// The documents name only what exists, and all of it.
 mod docs;
 /// `doctor`, and that what it prints mends what it found.
@@ -53,6 +55,8 @@ mod load;
 
 /// A huge transaction in fixed memory.
 mod big;
+/// The same at three brokers, between which leaders move.
+mod cluster;
 /// A relay killed at any moment loses nothing.
 mod crash;
 /// A committed row becomes exactly the promised record.
@@ -61,10 +65,20 @@ mod delivery;
 mod faults;
 /// An idle outbox pins no WAL.
 mod idle;
+/// What else can happen to Kafka.
+mod kafka_faults;
+/// What else can happen to Postgres.
+mod postgres_faults;
+/// Kafka with TLS, passwords and access lists.
+mod secured_kafka;
 /// A second relay takes over.
 mod standby;
 /// A graceful stop repeats and loses nothing.
 mod stopping;
 
+/// The programs of `examples/`, each in its own language.
+mod examples;
+/// The files of `sql/`, through the relay to Kafka.
+mod sql_files;
 /// The HTTP service.
 mod writer;

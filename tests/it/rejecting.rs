@@ -157,12 +157,49 @@ async fn a_record_at_the_limit_of_its_topic_passes_and_one_byte_more_halts() {
 /// Does what the remedy's `kafka-configs.sh` would.
 async fn raise(outbox: &Outbox, topic: &str, halted: &Halted, bytes: usize) {
     halted.advises(&format!("--entity-name {topic} --add-config max.message.bytes={bytes}"));
-    let bytes = bytes.to_string();
-    let config = AlterConfig::new(ResourceSpecifier::Topic(topic)).set("max.message.bytes", &bytes);
+    alter(outbox, topic, "max.message.bytes", &bytes.to_string()).await;
+}
+
+/// Sets a topic's config.
+async fn alter(outbox: &Outbox, topic: &str, name: &str, value: &str) {
+    let config = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(name, value);
     let results = outbox.kafka.admin().alter_configs([&config], &AdminOptions::new()).await.unwrap();
     for result in results {
         result.unwrap();
     }
+}
+
+/// A broker may refuse what no check before sending can find: here a record that is too old, since it is
+/// kept for a while before it is sent.
+#[tokio::test]
+async fn twenty_restarts_on_a_record_that_only_the_broker_refuses_add_no_record() {
+    let outbox = Outbox::with_slot().await;
+    let (good, bad) = (unique("good"), unique("bad"));
+    let topic = format!("outbox.event.{bad}");
+    outbox.kafka.create_topic(&topic, 1, &[("message.timestamp.before.max.ms", "10")]).await;
+    outbox.insert(&good, "before", "{}").await;
+    outbox.insert(&bad, "k", "{}").await;
+    for n in 0..20 {
+        outbox.insert(&good, &format!("behind {n}"), "{}").await;
+    }
+    let id: String =
+        outbox.database.value(&format!("SELECT id::text FROM outbox WHERE aggregatetype = '{bad}'")).await;
+    let late = ["-X", "linger.ms=100"];
+    crate::support::halted(outbox.relay(&late, &[]).await).await.names(&[&id, &topic, "invalid"]);
+    let after_the_first = outbox.topic(&good).read_to_end().await.len();
+    for _ in 0..20 {
+        outbox.halts(&late, &[]).await.names(&[&id, &topic, "invalid"]);
+    }
+    let records = outbox.topic(&good).read_to_end().await.len();
+    assert_eq!(records, after_the_first, "20 starts added records");
+
+    // Once the topic takes it, it arrives, and what was behind it too.
+    alter(&outbox, &topic, "message.timestamp.before.max.ms", "100000000000").await;
+    outbox.streams(&late, &[]).await;
+    assert!(!outbox.topic(&bad).read_count(1).await.is_empty());
+    let mut arrived = keys(&outbox, &good, 21).await;
+    arrived.dedup();
+    assert_eq!(arrived.len(), 21, "{arrived:?}");
 }
 
 #[tokio::test]

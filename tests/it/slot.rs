@@ -270,7 +270,7 @@ async fn the_checkpoint_row_keeps_what_is_not_being_written() {
         table: "public.outbox".into(),
         row_id: "1".into(),
         topic: "t".into(),
-        commit_end_lsn: u64::MAX,
+        commit_lsn: u64::MAX,
         ordinal: 3,
         reason: "too large".into(),
     };

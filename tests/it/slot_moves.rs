@@ -1,6 +1,8 @@
 //! A slot that is moved on purpose, taken over, or cannot decode: the commands say what that means before
 //! they change anything.
 
+use crate::slot_reset::noted;
+use crate::support::wait::SOON;
 use crate::support::{Outbox, Postgres, unique};
 
 async fn confirmed(outbox: &Outbox) -> String {
@@ -40,7 +42,11 @@ async fn advance_says_how_many_rows_it_skips_and_no_backfill_brings_them() {
     let postgres = Postgres::start(Postgres::default_version(), &[]).await;
     let outbox = Outbox::with_slot_on(&postgres).await;
     let kind = unique("moved");
-    outbox.streams(&[], &[]).await;
+    // With a note of how far everything is confirmed, which the move must renew.
+    let relay = outbox.streaming(&[], &[]).await;
+    noted(&outbox, "ready").await;
+    relay.sigterm().await;
+    assert_eq!(relay.wait_exit(SOON).await.status.code(), Some(0));
     for n in 0..3 {
         outbox.insert(&kind, &format!("skipped-{n}"), "{}").await;
     }

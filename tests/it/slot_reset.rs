@@ -48,7 +48,7 @@ async fn assert_all_arrived(outbox: &Outbox, kind: &str) -> HashMap<String, usiz
 }
 
 /// Commits rows until the relay has noted that all of this kind are confirmed.
-async fn noted(outbox: &Outbox, kind: &str) {
+pub(crate) async fn noted(outbox: &Outbox, kind: &str) {
     let noted = format!(
         "SELECT count(*) FROM txstream_checkpoint WHERE recovery_xid >
              (SELECT max(xmin::text::bigint) FROM outbox WHERE aggregatetype = '{kind}')"
@@ -316,6 +316,24 @@ async fn a_row_that_cannot_be_published_stops_a_backfill_and_can_be_left_out() {
     outbox.streams(&[], &[]).await;
     let ids: BTreeSet<String> = arrived(&outbox, &kind).await.into_keys().collect();
     assert_eq!(ids, written(&outbox, &kind, "aggregateid is not null").await);
+}
+
+#[tokio::test]
+async fn a_backfill_parks_what_the_stream_would_park_and_goes_on() {
+    let outbox = Outbox::with_slot().await;
+    let kind = unique("parked");
+    outbox.database.exec("ALTER TABLE outbox ALTER aggregateid DROP NOT NULL").await;
+    rows(&outbox, &kind, "good", 3).await;
+    outbox.database.exec(&format!("INSERT INTO outbox (aggregatetype, type) VALUES ('{kind}', 't')")).await;
+    rows(&outbox, &kind, "good", 3).await;
+    let parks = [("WORKER_ON_REJECT", "dead-letter")];
+    let said = outbox.publishing(BACKFILL, &parks).await;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let ids: BTreeSet<String> = arrived(&outbox, &kind).await.into_keys().collect();
+    assert_eq!(ids, written(&outbox, &kind, "aggregateid is not null").await);
+    let letters: i64 = outbox.database.value("SELECT count(*) FROM txstream_dead_letter").await;
+    assert_eq!(letters, 1);
+    outbox.streams(&[], &parks).await;
 }
 
 #[tokio::test]

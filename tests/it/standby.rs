@@ -64,15 +64,21 @@ async fn the_standby_takes_over_within_5_seconds_of_a_crash_and_reorders_nothing
     outbox.all_arrive(&mut topic).await;
 }
 
+/// Restarts of an ordinary test run. `make rolling-restart` makes a hundred; `ROLLING_RESTARTS=n` says how many.
+const RESTARTS: usize = 10;
+
 #[tokio::test]
-async fn ten_rolling_restarts_under_load_hand_over_within_a_second_and_repeat_nothing() {
+#[allow(clippy::print_stderr, reason = "a run of minutes says what came of it")]
+async fn rolling_restarts_under_load_hand_over_within_a_second_and_repeat_nothing() {
+    let restarts = std::env::var("ROLLING_RESTARTS")
+        .map_or(RESTARTS, |number| number.parse().expect("ROLLING_RESTARTS is a number"));
     let kafka = Kafka::shared().await;
     let outbox = Outbox::new(Postgres::shared().await).await;
     let load = Load::start(&outbox, 4);
     let mut topic = outbox.topic(kafka);
     let mut holder = outbox.relay(kafka.bootstrap(), &[]).await;
     let mut times = Vec::new();
-    for _ in 0..10 {
+    for _ in 0..restarts {
         let next = standby(&outbox, kafka).await;
         let read = topic.records().len();
         topic.read_until(SOON, "more records", |records| records.len() >= read + 100).await;
@@ -85,8 +91,13 @@ async fn ten_rolling_restarts_under_load_hand_over_within_a_second_and_repeat_no
         holder = next;
     }
     load.stop().await;
-    assert_eq!(outbox.all_arrive(&mut topic).await.duplicates, 0);
+    let arrived = outbox.all_arrive(&mut topic).await;
     times.sort();
-    // Half of them, since other tests share the machine.
-    assert!(times[4] < Duration::from_secs(1), "taken over after {times:?}");
+    let (median, longest) = (times[restarts / 2], times[restarts - 1]);
+    eprintln!(
+        "{restarts} restarts, {arrived:?}, taken over after {median:?} (median), {longest:?} (longest)"
+    );
+    assert_eq!(arrived.duplicates, 0);
+    // The median, since other tests share the machine.
+    assert!(median < Duration::from_secs(1), "taken over after {times:?}");
 }

@@ -205,8 +205,9 @@ async fn a_slot_made_by_hand_is_accepted() {
 #[tokio::test]
 async fn the_relay_role_of_the_sql_file_is_enough_and_each_missing_right_is_named() {
     let outbox = Outbox::migrated().await;
-    let (owner, relay, writer) = (unique("owner"), unique("relay"), unique("writer"));
-    outbox.roles(&[("owner", &owner), ("relay", &relay), ("writer", &writer)]).await;
+    let (owner, relay) = (unique("owner"), unique("relay"));
+    let (writer, pruner) = (unique("writer"), unique("pruner"));
+    outbox.roles(&[("owner", &owner), ("relay", &relay), ("writer", &writer), ("pruner", &pruner)]).await;
     outbox.database.exec(&format!("ALTER ROLE {relay} PASSWORD 'pw'")).await;
     let url = outbox.database.url().replace("postgres:postgres@", &format!("{relay}:pw@"));
     let env = [("DATABASE_URL", url.as_str())];
@@ -237,7 +238,7 @@ async fn the_relay_role_of_the_sql_file_is_enough_and_each_missing_right_is_name
     outbox
         .database
         .exec(&format!(
-            "DROP OWNED BY {owner}, {relay}, {writer}; DROP ROLE {owner}; DROP ROLE {relay}; DROP ROLE {writer}"
+            "DROP OWNED BY {owner}, {relay}, {writer}, {pruner}; DROP ROLE {owner}, {relay}, {writer}, {pruner}"
         ))
         .await;
 }
@@ -324,11 +325,8 @@ async fn an_absent_postgres_is_mentioned_every_ten_seconds() {
 async fn settings_that_break_the_promise_are_bad_usage_all_told_at_once() {
     let outbox = Outbox::migrated().await;
     let url = outbox.database.url();
-    let env = [
-        ("DATABASE_URL", url.as_str()),
-        ("REPLICATION_SLOT", outbox.slot()),
-        ("WORKER_ON_REJECT", "dead-letter"),
-    ];
+    let env =
+        [("DATABASE_URL", url.as_str()), ("REPLICATION_SLOT", outbox.slot()), ("WORKER_ON_REJECT", "skip")];
     let args =
         ["relay", "--create-slot", "-X", "acks=1", "-X", "enable.idempotence=false", "-X", "nonsense=1"];
     let said = run_cli(&args, &env).await;
@@ -338,7 +336,7 @@ async fn settings_that_break_the_promise_are_bad_usage_all_told_at_once() {
         "enable.idempotence",
         "nonsense",
         "WORKER_ON_REJECT",
-        "not available in this version; use halt",
+        "is not a policy; write halt or dead-letter",
     ] {
         assert!(said.stderr.contains(part), "{part} is missing: {}", said.stderr);
     }

@@ -24,6 +24,7 @@ impl Session<'_> {
                 Event::Acknowledged(ticket) => {
                     let record = self.core.acknowledged(ticket, now);
                     self.acknowledged += 1;
+                    self.told = None;
                     let commit_to_ack = (wall - record.commit_time) as f64 / 1e6;
                     self.routes.touch(record.route).acknowledged(
                         record.publishing.as_secs_f64(),
@@ -43,11 +44,17 @@ impl Session<'_> {
         let (error_type, remedy) = self.explain(&failure);
         let topic = Arc::clone(&failure.record.topic);
         let (message, class) = (failure.message.clone(), failure.class);
+        let stopping = self.core.refused().is_some();
         let failed = self.core.failed(failure, remedy.clone(), now);
         let route = self.routes.touch(failed.route);
+        if !stopping && self.core.refused().is_some() {
+            route.rejected();
+        }
         if let Some(error_type) = error_type {
             route.failed(error_type);
-            route.retried(failed.attempts.max(1));
+            if !failed.parked {
+                route.retried(failed.attempts.max(1));
+            }
         }
         if matches!(class, FailureClass::Rejected(_)) {
             self.relay.metrics.late_rejection();
@@ -79,7 +86,7 @@ impl Session<'_> {
                 (Some(error_type), Some(kafka::error::rejection_remedy(rejection, topic)))
             }
             FailureClass::Fatal => (Some(ErrorType::Fatal), None),
-            FailureClass::Purged => (None, None),
+            FailureClass::Neighbour | FailureClass::Purged => (None, None),
         }
     }
 
@@ -94,13 +101,24 @@ impl Session<'_> {
                 self.core.transport_trouble(false, now);
             }
             Trouble::Authentication(message) => {
-                tracing::error!(error = %message, remedy = "check the SASL and TLS properties (-X, KAFKA_CONFIG_FILE)",
-                    "Kafka refuses our credentials or certificate; trying on");
+                // librdkafka tells it at every attempt; a person wants it once.
+                let gist = gist(&message);
+                if self.told.as_deref() != Some(gist) {
+                    self.told = Some(gist.to_owned());
+                    tracing::error!(error = %message, remedy = "check the SASL and TLS properties (-X, KAFKA_CONFIG_FILE)",
+                        "Kafka refuses our credentials or certificate; trying on");
+                }
                 self.relay.board.note(|report| report.last_error = Some(message));
             }
             Trouble::Fatal(message) => self.core.producer_is_finished(message),
         }
     }
+}
+
+/// What stays the same of an error of a connection from broker to broker and from attempt to attempt.
+fn gist(message: &str) -> &str {
+    let reason = message.split_once(": ").map_or(message, |(_broker, reason)| reason);
+    reason.split_once(" (after ").map_or(reason, |(reason, _time)| reason)
 }
 
 /// Now, as Postgres counts: µs since 2000-01-01 UTC.

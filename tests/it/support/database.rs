@@ -18,15 +18,29 @@ pub(crate) struct Database {
 
 impl Database {
     pub(super) async fn create(postgres: &Postgres) -> Self {
-        let database = Self {
-            name: super::unique("db"),
-            port: postgres.port(),
-            socket_dir: postgres.socket_dir().to_str().unwrap().to_owned(),
-            shared: postgres.is_shared(),
-        };
+        let database = Self::named(super::unique("db"), postgres);
         let create = format!("CREATE DATABASE {}", database.name);
         database.connect_to("postgres").await.unwrap().batch_execute(&create).await.unwrap();
         database
+    }
+
+    fn named(name: String, postgres: &Postgres) -> Self {
+        Self {
+            name,
+            port: postgres.port(),
+            socket_dir: postgres.socket_dir().to_str().unwrap().to_owned(),
+            shared: postgres.is_shared(),
+        }
+    }
+
+    /// The database of the same name on another server: a standby of ours.
+    pub(crate) fn on(&self, postgres: &Postgres) -> Self {
+        Self::named(self.name.clone(), postgres)
+    }
+
+    /// A connection to the server's own database.
+    pub(super) async fn maintenance(postgres: &Postgres) -> Client {
+        Self::named("postgres".to_owned(), postgres).client().await
     }
 
     /// The database's name. Slots belong to the whole server, so this is also a good slot name.
@@ -53,6 +67,11 @@ impl Database {
     /// A new connection, over the Unix socket.
     pub(crate) async fn client(&self) -> Client {
         self.connect_to(&self.name).await.expect("connecting to the test database")
+    }
+
+    /// The same where the database may not be there yet.
+    pub(crate) async fn try_client(&self) -> Result<Client, tokio_postgres::Error> {
+        self.connect_to(&self.name).await
     }
 
     /// Runs statements on a connection of their own.

@@ -39,7 +39,13 @@ impl Kafka {
         (kafka, proxy)
     }
 
-    async fn run(properties: &[(&str, &str)], mut options: Vec<String>) -> Self {
+    /// A broker of one's own with a second listener ([`Kafka::secured`]) that wants TLS, a SCRAM-SHA-256
+    /// user and an ACL for everything; nobody has either yet.
+    pub(crate) async fn start_secured(properties: &[(&str, &str)]) -> Self {
+        Self::run(properties, vec!["--secure".to_owned()]).await
+    }
+
+    pub(super) async fn run(properties: &[(&str, &str)], mut options: Vec<String>) -> Self {
         for (name, value) in properties {
             options.extend(["--property".to_owned(), format!("{name}={value}")]);
         }
@@ -49,6 +55,37 @@ impl Kafka {
     /// `127.0.0.1:port`, the same after a restart.
     pub(crate) fn bootstrap(&self) -> &str {
         self.server.fact("bootstrap")
+    }
+
+    /// `localhost:port` of the listener with TLS, SCRAM and ACLs.
+    pub(crate) fn secured(&self) -> &str {
+        self.server.fact("secured")
+    }
+
+    /// The certificate that signed that listener's.
+    pub(crate) fn root_cert(&self) -> &str {
+        self.server.fact("root_cert")
+    }
+
+    /// Makes a user of [`Kafka::secured`], or changes the password.
+    pub(crate) async fn set_password(&self, user: &str, password: &str) {
+        let scram = format!("SCRAM-SHA-256=[iterations=4096,password={password}]");
+        let user = ["--alter", "--entity-type", "users", "--entity-name", user, "--add-config", &scram];
+        self.server.order("tool", &[&["kafka.admin.ConfigCommand"], &user[..]].concat()).await;
+    }
+
+    /// Gives (`--add`) or takes away (`--remove`) what a producer needs on a topic.
+    pub(crate) async fn acl(&self, act: &str, user: &str, topic: &str) {
+        let principal = format!("User:{user}");
+        let acl = [act, "--force", "--allow-principal", &principal, "--producer", "--topic", topic];
+        self.server.order("tool", &[&["org.apache.kafka.tools.AclCommand"], &acl[..]].concat()).await;
+    }
+
+    /// From now on no file of the broker grows beyond so many bytes: what a full disk is to it. A restart
+    /// ends that.
+    pub(crate) async fn fill_disk(&self, bytes: usize) {
+        self.assert_own();
+        self.server.order("fill", &[&bytes.to_string()]).await;
     }
 
     /// What the broker has logged, warnings and worse.

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on ends with the reason")]
 
 pub(crate) mod browser;
+pub(crate) mod cluster;
 pub(crate) mod database;
 pub(crate) mod http;
 pub(crate) mod kafka;
@@ -21,6 +22,7 @@ pub(crate) mod server;
 pub(crate) mod topic;
 pub(crate) mod wait;
 
+pub(crate) use cluster::Cluster;
 pub(crate) use database::Database;
 pub(crate) use kafka::Kafka;
 pub(crate) use outbox::{Halted, Outbox, halted, published};

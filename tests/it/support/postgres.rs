@@ -41,6 +41,33 @@ impl Postgres {
         Self::run(Some(version), settings, &["--tls"]).await
     }
 
+    /// A standby of this server, which is stopped and started for it: streams through the physical slot
+    /// `standby`.
+    pub(crate) async fn standby(&self) -> Self {
+        let client = Database::maintenance(self).await;
+        client.batch_execute("select pg_create_physical_replication_slot('standby')").await.unwrap();
+        self.stop(Shutdown::Fast).await;
+        let primary = self.server.dir().to_str().unwrap().to_owned();
+        let server = Server::run("postgres", vec!["--standby-of".to_owned(), primary]).await;
+        self.start_again().await;
+        Self { server, shared: false }
+    }
+
+    /// Makes a standby sync failover slots (17 and later). Once they are there: the worker that syncs them
+    /// rests for half a minute when it found none.
+    pub(crate) async fn sync_slots(&self) {
+        let client = Database::maintenance(self).await;
+        client.batch_execute("alter system set sync_replication_slots = on").await.unwrap();
+        client.batch_execute("select pg_reload_conf()").await.unwrap();
+    }
+
+    /// Makes a standby a primary.
+    pub(crate) async fn promote(&self) {
+        let client = Database::maintenance(self).await;
+        let row = client.query_one("select pg_promote()", &[]).await.unwrap();
+        assert!(row.get::<_, bool>(0), "the standby was not promoted in time");
+    }
+
     /// The major version tests run against where they do not care.
     pub(crate) fn default_version() -> u32 {
         std::env::var("POSTGRES_VERSION").map_or(18, |version| {

@@ -57,7 +57,8 @@ pub(crate) struct Topic {
 }
 
 impl Topic {
-    pub(super) fn new(bootstrap: &str, name: &str) -> Self {
+    /// A reader of that topic of a broker.
+    pub(crate) fn new(bootstrap: &str, name: &str) -> Self {
         let consumer = ClientConfig::new()
             .set("bootstrap.servers", bootstrap)
             // A group is required by the API, never joined.

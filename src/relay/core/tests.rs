@@ -1,0 +1,78 @@
+use bytes::Bytes;
+
+use super::*;
+use crate::relay::settings::{self, OnReject};
+
+fn settings() -> Settings {
+    let second = Duration::from_secs(1);
+    Settings {
+        slot: "s".to_owned(),
+        publication: "p".to_owned(),
+        status_interval: second,
+        lanes: 1,
+        batch_size: 10_000,
+        max_in_flight_bytes: usize::MAX,
+        on_reject: OnReject::Halt,
+        breaker: settings::Breaker {
+            enabled: false,
+            failure_threshold: 1,
+            success_threshold: 1,
+            timeout_duration: second,
+            reset_timeout: second,
+        },
+        backoff: settings::Backoff {
+            enabled: false,
+            base: second,
+            max: second,
+            multiplier: 1.0,
+            constant: second,
+        },
+        max_retries: None,
+        shutdown_timeout: second,
+    }
+}
+
+/// Takes everything.
+#[derive(Default)]
+struct Taker(Vec<Ticket>);
+
+impl Sink for Taker {
+    fn send(&mut self, _: &Record, ticket: Ticket) -> Result<(), SendError> {
+        self.0.push(ticket);
+        Ok(())
+    }
+}
+
+#[test]
+fn behind_a_stuck_record_a_million_are_acknowledged_and_then_reading_stops() {
+    let (settings, now) = (settings(), Instant::now());
+    let topic: Arc<str> = Arc::from("t");
+    let mut core = Core::new(
+        settings.clone(),
+        Lsn(1),
+        Breaker::new(settings.breaker),
+        Backoff::seeded(settings.backoff, 1),
+    );
+    let route = core.add_route(&topic, &Arc::from("public.outbox"), Bytes::new());
+    core.set_limit(&topic, 1_000);
+    let record =
+        Record { topic, key: Bytes::new(), payload: None, headers: Vec::new(), event_type: Bytes::new() };
+    core.begin(Lsn(1), 0);
+    let (mut taker, mut stuck, mut behind) = (Taker::default(), None, 0);
+    while core.may_read() {
+        for _ in 0..10_000 {
+            assert_eq!(core.take(record.clone(), route, 10, now), Taken::Yes);
+        }
+        core.dispatch(&mut taker, now);
+        for ticket in taker.0.drain(..) {
+            if *stuck.get_or_insert(ticket) != ticket {
+                core.acknowledged(ticket, now);
+                behind += 1;
+            }
+        }
+        assert!(behind < 1_020_000, "nothing stops it");
+    }
+    assert!(behind >= 1_000_000, "{behind}");
+    core.acknowledged(stuck.unwrap(), now);
+    assert!(core.may_read());
+}

@@ -1,0 +1,157 @@
+//! What can happen to Kafka and on the way to it, beside its going and coming (`faults`): connections
+//! cut and slow, a full disk, a topic deleted. The session with Postgres goes on,
+//! memory is bounded, nothing is lost or reordered, and nobody restarts the relay.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+use crate::load::{Load, Outbox, RECOVERY, lasts, more};
+use crate::support::wait::SOON;
+use crate::support::{Kafka, Postgres, Record, eventually};
+
+#[tokio::test]
+async fn connections_to_kafka_that_are_cut_refused_or_slow_cost_no_row_and_no_session() {
+    const LIMIT: f64 = 65_536.0;
+    // One of the load's records: well below this.
+    const RECORD: f64 = 1_024.0;
+    let (kafka, way) = Kafka::start_behind_proxy(&[]).await;
+    let postgres = Postgres::start(Postgres::default_version(), &[("wal_sender_timeout", "5s")]).await;
+    let outbox = Outbox::new(&postgres).await;
+    let relay = outbox.relay(&way.address(), &[("WORKER_MAX_IN_FLIGHT_BYTES", "64KiB")]).await;
+    let load = Load::start(&outbox, 4);
+    let mut topic = outbox.topic(&kafka);
+    more(&mut topic, 100).await;
+    let walsender = outbox.walsender().await.expect("the relay streams");
+    for _ in 0..8 {
+        way.cut();
+        more(&mut topic, 50).await;
+    }
+    way.refuse();
+    load.commits(300).await;
+    way.resume();
+    more(&mut topic, 300).await;
+    // Slower than the load, and for longer than `wal_sender_timeout`.
+    way.limit_rate(20_000);
+    let mut most = 0.0_f64;
+    lasts(Duration::from_secs(8), async || {
+        most = most.max(relay.metrics().await.value("txstream_in_flight_bytes"));
+    })
+    .await;
+    // Reading that stopped goes on when a quarter is free.
+    assert!((LIMIT * 0.75..LIMIT + RECORD).contains(&most), "{most} bytes in flight");
+    way.resume();
+    load.commits(100).await;
+    load.stop().await;
+    let arrived = outbox.all_arrive(&mut topic).await;
+    assert_eq!(arrived.duplicates, 0, "the producer is idempotent, and its session never ended");
+    assert_eq!(outbox.walsender().await, Some(walsender));
+}
+
+#[tokio::test]
+async fn a_broker_whose_disk_is_full_costs_no_row_and_no_session() {
+    let kafka = Kafka::start(&[]).await;
+    let postgres = Postgres::start(Postgres::default_version(), &[("wal_sender_timeout", "5s")]).await;
+    let outbox = Outbox::new(&postgres).await;
+    let _relay = outbox.relay(kafka.bootstrap(), &[]).await;
+    let load = Load::start(&outbox, 4);
+    let mut topic = outbox.topic(&kafka);
+    more(&mut topic, 100).await;
+    let walsender = outbox.walsender().await;
+    // A segment of the log is as large as that in no time.
+    kafka.fill_disk(30_000).await;
+    eventually(RECOVERY, "the broker cannot write", async || {
+        kafka.log().contains("File too large").then_some(())
+    })
+    .await;
+    load.commits(500).await;
+    // There is room again, and someone starts the broker, if it has ended.
+    kafka.restart().await;
+    load.commits(100).await;
+    load.stop().await;
+    outbox.all_arrive(&mut topic).await;
+    assert_eq!(outbox.walsender().await, walsender);
+}
+
+/// The rows of each key in the order of their commits.
+async fn rows_by_key(outbox: &Outbox) -> BTreeMap<String, Vec<String>> {
+    let rows =
+        outbox.database.query("select aggregateid, id::text from outbox order by (payload->>'n')::int").await;
+    let mut by_key: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for row in rows {
+        by_key.entry(row.get(0)).or_default().push(row.get(1));
+    }
+    by_key
+}
+
+/// The ids of each key in the order of their first records.
+fn ids_by_key(records: &[Record]) -> HashMap<&str, Vec<&str>> {
+    let mut seen = HashSet::new();
+    let mut by_key: HashMap<&str, Vec<&str>> = HashMap::new();
+    for record in records {
+        let id = record.header("id").unwrap();
+        if seen.insert(id) {
+            by_key.entry(record.key_text()).or_default().push(id);
+        }
+    }
+    by_key
+}
+
+#[tokio::test]
+async fn a_topic_deleted_and_made_again_under_load_gets_every_row_not_acknowledged_before() {
+    let kafka = Kafka::start(&[("auto.create.topics.enable", "false")]).await;
+    let outbox = Outbox::new(Postgres::shared().await).await;
+    let name = outbox.topic_name();
+    let mut before = kafka.create_topic(&name, 3, &[]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("kafka.properties");
+    std::fs::write(&file, "topic.metadata.propagation.max.ms=500\ntopic.metadata.refresh.interval.ms=500\n")
+        .unwrap();
+    let env = [("KAFKA_CONFIG_FILE", file.to_str().unwrap()), ("KAFKA_BASE_DELAY", "100ms")];
+    let mut relay = outbox.relay(kafka.bootstrap(), &env).await;
+    let load = Load::start(&outbox, 4);
+    more(&mut before, 300).await;
+    kafka.delete_topic(&name).await;
+    relay
+        .wait_for_log("the missing topic", SOON, |line| line.contains("ERROR") && line.contains(&name))
+        .await;
+    load.commits(200).await;
+    let mut after = kafka.create_topic(&name, 3, &[]).await;
+    load.commits(200).await;
+    load.stop().await;
+    outbox.confirmed().await;
+
+    // What Kafka acknowledged and then deleted is gone: what is left of a key are its first rows in the old
+    // topic, as far as they were read, and its last ones in the new topic, without a hole in either.
+    let rows = rows_by_key(&outbox).await;
+    let (before, after) = (ids_by_key(before.records()), ids_by_key(after.read_to_end().await));
+    for (key, rows) in &rows {
+        let (before, after) = (&before[key.as_str()], &after[key.as_str()]);
+        assert!(rows.starts_with(&before.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>()), "{key}");
+        assert!(rows.ends_with(&after.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>()), "{key}");
+    }
+    let arrived: usize = after.values().map(Vec::len).sum();
+    assert!(arrived >= 400, "rows committed while there was no topic are in it: {arrived}");
+    assert!(relay.is_running());
+    assert_eq!(relay.metrics().await.value("txstream_replication_reconnects_total"), 0.0);
+}
+
+#[tokio::test]
+async fn the_kafka_timestamp_is_the_time_of_publishing_not_that_of_the_row() {
+    let kafka = Kafka::shared().await;
+    let outbox = Outbox::new(Postgres::shared().await).await;
+    let _relay = outbox.relay(kafka.bootstrap(), &[]).await;
+    outbox.insert("k", 1).await;
+    outbox
+        .database
+        .exec(&format!(
+            "insert into outbox (aggregatetype, aggregateid, type, payload, \"timestamp\")
+                 values ('{}', 'k', 'T', '{{\"n\": 2}}', now() - interval '1 year')",
+            outbox.aggregate_type
+        ))
+        .await;
+    // A broker would delete a record of last year at once.
+    let mut topic = outbox.topic(kafka);
+    let records = topic.read_count(2).await;
+    let apart = records[1].timestamp_ms - records[0].timestamp_ms;
+    assert!((0..60_000).contains(&apart), "{apart} ms apart");
+}
