@@ -16,6 +16,7 @@ mod checks;
 mod cli;
 /// The Grafana dashboard.
 mod dashboard;
+mod dashboard_picture;
 /// What Kafka will never take is stored, and comes back in order.
 mod dead_letters;
 /// The documents name only what exists, and all of it.
