@@ -22,6 +22,8 @@ mod dead_letters;
 mod docs;
 /// `doctor`, and that what it prints mends what it found.
 mod doctor;
+/// Each misconfiguration that it knows, made and mended.
+mod doctor_mends;
 /// `lag`, with a relay and without.
 mod lag;
 /// `migrate`: what is made, what is adopted, and that nothing else is ever dropped.
@@ -51,6 +53,8 @@ mod status_page;
 /// Which module may use which.
 mod structure;
 mod tls;
+/// `verify`: the topics beside the table.
+mod verify;
 
 /// What the tests below write and how they judge what arrived.
 mod load;
