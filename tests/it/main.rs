@@ -41,6 +41,8 @@ mod rejecting;
 mod replication_session;
 /// The slot's beginning and end.
 mod slot;
+/// Which rows a backfill takes.
+mod slot_backfill;
 /// A slot moved, taken over, or older than its publication.
 mod slot_moves;
 /// A lost slot made anew, and what it had not confirmed.

@@ -138,6 +138,14 @@ async fn younger(version: u32) {
     outbox.done(&["migrate", "up"]).await;
     outbox.insert(&kind, "behind", "{}").await;
     refused(&outbox, &["slot", "create"], &["is younger than slot", "txstream slot reset --backfill"]).await;
+    let said = outbox.cli(&["doctor", "--output", "json"]).await;
+    let report: serde_json::Value = serde_json::from_str(&said.stdout).expect("JSON");
+    let checks = report["checks"].as_array().unwrap();
+    let found = checks.iter().find(|found| found["check"] == "publication_age").unwrap();
+    assert_eq!(
+        (&found["status"], &found["mend"]),
+        (&"fail".into(), &"txstream slot reset --backfill".into())
+    );
     outbox.repair(&["slot", "reset", "--backfill", "--yes"]).await;
     let said = outbox.done(&["slot", "create"]).await;
     assert!(said.stdout.contains("exists already"), "{}", said.stdout);

@@ -85,7 +85,7 @@ pub async fn inserts(
 
 /// Whether the slot decodes with a catalog in which the publication does not exist: its next change
 /// fails up to PostgreSQL 17, and is skipped with a warning from 18 on. A slot without any change to
-/// decode says nothing, nor does one that takes long to find its first.
+/// decode is well. `None`: it takes too long to find the first.
 ///
 /// # Errors
 /// [`PgError`] when the connection fails, or the slot cannot be decoded for another reason.
@@ -93,7 +93,7 @@ pub async fn publication_is_missing(
     replication: &mut ReplicationConn,
     slot: &str,
     publication: &str,
-) -> Result<bool, PgError> {
+) -> Result<Option<bool>, PgError> {
     replication.simple_query(&format!("SET statement_timeout = {}", FIRST.as_millis())).await?;
     let sql = format!(
         "SELECT count(*) FROM pg_catalog.pg_logical_slot_peek_binary_changes({}, NULL, 1, 'proto_version', '1',
@@ -104,10 +104,10 @@ pub async fn publication_is_missing(
     let answer = replication.simple_query(&sql).await;
     let warned = replication.take_notices().iter().any(|notice| notice.code == "55000");
     match answer {
-        Ok(_) => Ok(warned),
+        Ok(_) => Ok(Some(warned)),
         Err(error) => match error.sqlstate() {
-            Some("42704") => Ok(true),
-            Some("57014") => Ok(warned),
+            Some("42704") => Ok(Some(true)),
+            Some("57014") => Ok(warned.then_some(true)),
             _ => Err(error),
         },
     }

@@ -28,7 +28,7 @@ pub async fn ensure_older(
         return Ok(());
     }
     let mut replication = ReplicationConn::connect(info, application_name).await?;
-    if slot::publication_is_missing(&mut replication, &slot.slot_name, publication).await? {
+    if slot::publication_is_missing(&mut replication, &slot.slot_name, publication).await? == Some(true) {
         let (slot, publication) = (slot.slot_name.clone(), publication.to_owned());
         return Err(SlotError::Younger { slot, publication });
     }
