@@ -8,7 +8,7 @@ use tokio_postgres::types::{PgLsn, Type};
 
 use super::{Content, DeadLetterError, LOCALLY, Letter, lock_key};
 use crate::outbox::Header;
-use crate::postgres::PgError;
+use crate::postgres::{Lsn, PgError};
 
 /// Topic and key of records.
 pub type Key = (Arc<str>, Bytes);
@@ -206,6 +206,33 @@ pub async fn look(client: &Client, slot: &str, keys: &[Key]) -> Result<Look, Dea
         gone.extend(keys.get(index).cloned());
     }
     Ok(Look { gone, replaying })
+}
+
+/// Where the server's WAL ends: behind everything that is committed.
+///
+/// # Errors
+/// [`DeadLetterError`].
+pub async fn wal_position(client: &Client) -> Result<Lsn, DeadLetterError> {
+    let failed = |source| PgError::statement("read the end of the WAL", source);
+    let row =
+        client.query_typed_one("select pg_catalog.pg_current_wal_insert_lsn()", &[]).await.map_err(failed)?;
+    let position: PgLsn = row.try_get(0).map_err(failed)?;
+    Ok(Lsn(u64::from(position)))
+}
+
+/// Whether the standbys whose slots `synchronized_standby_slots` names have the WAL up to `position`.
+///
+/// # Errors
+/// [`DeadLetterError`].
+pub async fn standbys_have(client: &Client, position: Lsn) -> Result<bool, DeadLetterError> {
+    const SQL: &str = "select not exists (
+            select from unnest(string_to_array(current_setting('synchronized_standby_slots', true), ',')) as named(slot)
+                   left join pg_catalog.pg_replication_slots s on s.slot_name = btrim(named.slot, ' \"')
+             where btrim(named.slot) <> '' and (s.restart_lsn is null or s.restart_lsn < $1))";
+    let failed = |source| PgError::statement("look at the standbys' slots", source);
+    let position = PgLsn::from(position.0);
+    let row = client.query_typed_one(SQL, &[(&position, Type::PG_LSN)]).await.map_err(failed)?;
+    Ok(row.try_get(0).map_err(failed)?)
 }
 
 /// How many letters each topic has; rows that have none go by `other`.

@@ -21,9 +21,10 @@ use super::prepare;
 use super::session::{End, Lines, Opened, Session, Source, Statuses};
 use super::slot_life::BY_RESET;
 use super::{Backoff, Halt, Known, Relay, close};
+use crate::dead_letter::store;
 use crate::outbox::Mapper;
 use crate::postgres::sql::{self, SqlConn};
-use crate::postgres::{Lsn, PgError};
+use crate::postgres::{Lsn, PgError, slot};
 
 pub use self::query::{Count, Selection, count};
 pub(super) use self::rows::Rows;
@@ -71,13 +72,13 @@ pub async fn run(
     progress: &watch::Sender<Progress>,
 ) -> Result<Outcome, Halt> {
     let conn = sql::connect(&relay.conninfo, &relay.application_name).await.map_err(lost)?;
+    let Letters { parked, server, failover, at } = letters(relay, &conn).await?;
     let read = tokio::select! {
         biased;
         _ = stop.wait_for(|stop| *stop) => return Ok(Outcome::Stopped),
         read = query::begin(&conn, relay, backfill) => read.map_err(lost)?,
     };
     let (recovery, readings) = read;
-    let (parked, server) = letters(relay, &conn).await?;
     let rows = Rows::ask(conn, readings).await.map_err(lost)?;
     let mut known = Known::new();
     let (producer, inbox, desk) = prepare::kafka(relay, &known).map_err(not_ready)?;
@@ -90,8 +91,8 @@ pub async fn run(
     for (topic, key) in parked.keys {
         core.load_parked(&topic, key);
     }
-    let letters = prepare::letter_desk(relay, BY_RESET, server, parked.holds_letters);
-    let origin = Origin::Table { at: recovery.lsn };
+    let letters = prepare::letter_desk(relay, BY_RESET, server, failover, parked.holds_letters);
+    let origin = Origin::Table { at };
     let intake = Intake::new(origin, Mapper::new(relay.outbox.clone()), Arc::clone(&relay.metrics));
     let opened = Opened {
         reader: Source::Table(Box::new(rows)),
@@ -129,7 +130,7 @@ pub async fn run(
     match end {
         End::Exhausted => Ok(Outcome::Done { rows, recovery }),
         End::Stopped => Ok(Outcome::Stopped),
-        End::Halted(halt) => Err(halt),
+        End::Halted(halt) => Err(halt.of_a_backfill()),
         End::Lost(error) => Err(lost(error)),
         End::Producer(why) => Err(broken(&format!("the producer ended: {why}"))),
         End::NeedsText(why) => Err(broken(&why)),
@@ -138,12 +139,31 @@ pub async fn run(
     }
 }
 
-/// What is parked already, and the server that stores more.
-async fn letters(relay: &Relay, conn: &SqlConn) -> Result<(prepare::Parked, Server), Halt> {
+/// What the dead letters of a backfill need.
+struct Letters {
+    parked: prepare::Parked,
+    server: Server,
+    failover: bool,
+    /// Where they stand: behind those of the slot before, and before all that the new slot streams.
+    at: Lsn,
+}
+
+/// Looks at the slot that the rows go before, and at its letters.
+async fn letters(relay: &Relay, conn: &SqlConn) -> Result<Letters, Halt> {
     let parked = prepare::parked(relay, conn).await.map_err(not_ready)?;
     let (system_identifier, _) = checkpoint::whereabouts(conn).await.map_err(lost)?;
     let timeline = preflight::timeline(conn).await.map_err(lost)?;
-    Ok((parked, Server { system_identifier, timeline }))
+    let view = slot::view(&**conn, &relay.settings.slot).await.map_err(lost)?;
+    let begins = match view.as_ref().and_then(|view| view.confirmed_flush_lsn) {
+        Some(lsn) => lsn,
+        None => store::wal_position(conn).await.map_err(|error| not_ready(prepare::no_letters(error)))?,
+    };
+    Ok(Letters {
+        parked,
+        server: Server { system_identifier, timeline },
+        failover: view.and_then(|view| view.failover) == Some(true),
+        at: Lsn(begins.0.saturating_sub(1)),
+    })
 }
 
 fn not_ready(why: prepare::NotReady) -> Halt {

@@ -47,6 +47,8 @@ pub(super) struct Sender {
     pub(super) server: Server,
     pub(super) slot: String,
     pub(super) instance: String,
+    /// Standbys keep a copy of the slot.
+    pub(super) failover: bool,
 }
 
 #[derive(Debug)]
@@ -81,8 +83,37 @@ pub(super) struct LetterDesk {
     count_at: Instant,
     /// The table may hold letters.
     holds_letters: bool,
-    /// Someone replays: nothing is stored before.
-    hold_until: Option<Instant>,
+    hold: Hold,
+}
+
+/// Whether letters are held back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    /// Nobody replays.
+    No,
+    /// Somebody replays: nothing is stored before.
+    Until(Instant),
+    /// They were held back long enough: all that gathered is stored before any are held back again, or a
+    /// long replay would slow the stream down.
+    Over,
+}
+
+impl Hold {
+    fn next(self, replaying: bool, has_letters: bool, now: Instant) -> Self {
+        match self {
+            _ if !replaying => Self::No,
+            Self::Until(until) if now < until => self,
+            Self::Until(_) | Self::Over if has_letters => Self::Over,
+            Self::Until(_) | Self::Over | Self::No => Self::Until(now + HOLD_IN_REPLAY),
+        }
+    }
+
+    fn until(self) -> Option<Instant> {
+        match self {
+            Self::Until(until) => Some(until),
+            Self::No | Self::Over => None,
+        }
+    }
 }
 
 impl LetterDesk {
@@ -92,15 +123,7 @@ impl LetterDesk {
         let (done, answers) = mpsc::channel(1);
         tokio::spawn(serve(sender, to_do, done));
         let now = Instant::now();
-        Self {
-            orders,
-            answers,
-            under_way: None,
-            look_at: now,
-            count_at: now,
-            holds_letters,
-            hold_until: None,
-        }
+        Self { orders, answers, under_way: None, look_at: now, count_at: now, holds_letters, hold: Hold::No }
     }
 
     /// Orders what is due: letters to be stored, or a look.
@@ -111,7 +134,7 @@ impl LetterDesk {
         if self.looks(core) && now >= self.look_at {
             let count = now >= self.count_at;
             self.order(Order::Look { keys: core.parked_names(), count }, Vec::new());
-        } else if core.has_letters() && self.hold_until.is_none_or(|until| now >= until) {
+        } else if core.has_letters() && self.hold.until().is_none_or(|until| now >= until) {
             let batch = core.letters();
             let letters = batch.iter().map(|parked| parked.letter.clone()).collect();
             self.order(Order::Store(letters), batch);
@@ -136,7 +159,7 @@ impl LetterDesk {
             return None;
         }
         let look = self.looks(core).then_some(self.look_at);
-        let store = core.has_letters().then_some(self.hold_until).flatten();
+        let store = core.has_letters().then_some(self.hold.until()).flatten();
         look.into_iter().chain(store).min()
     }
 
@@ -152,17 +175,13 @@ impl LetterDesk {
     }
 
     /// Takes note of an answer; returns the letters that were under way.
-    pub(super) fn done(&mut self, answer: &Answer, now: Instant) -> Vec<Parked> {
+    pub(super) fn done(&mut self, answer: &Answer, core: &Core, now: Instant) -> Vec<Parked> {
         match answer {
             Answer::Stored => self.holds_letters = true,
             Answer::Replaced => {}
             Answer::Looked { look, counts } => {
                 self.look_at = now + if look.replaying { LOOK_EVERY_IN_REPLAY } else { LOOK_EVERY };
-                self.hold_until = match self.hold_until {
-                    _ if !look.replaying => None,
-                    Some(until) if now < until => Some(until),
-                    _ => Some(now + HOLD_IN_REPLAY),
-                };
+                self.hold = self.hold.next(look.replaying, core.has_letters(), now);
                 if let Some((counts, took)) = counts {
                     self.count_at = now + COUNT_EVERY.max(*took * COUNT_SHARE);
                     self.holds_letters = !counts.is_empty();
@@ -225,11 +244,11 @@ async fn attempt_once(
     let slot = &sender.slot;
     let answer = match order {
         Order::Store(letters) => {
-            if store::store(&live, slot, &sender.instance, letters).await? {
-                Answer::Stored
-            } else {
-                Answer::Replaced
+            let stored = store::store(&live, slot, &sender.instance, letters).await?;
+            if stored && sender.failover {
+                await_standbys(&live).await?;
             }
+            if stored { Answer::Stored } else { Answer::Replaced }
         }
         Order::Look { keys, count } => {
             let began = Instant::now();
@@ -240,4 +259,37 @@ async fn attempt_once(
     };
     *conn = Some(live);
     Ok(answer)
+}
+
+/// Waits for the standbys that a failover may go to: a letter that they lack would be gone, while their copy
+/// of the slot may have passed it.
+async fn await_standbys(conn: &SqlConn) -> Result<(), DeadLetterError> {
+    let position = store::wal_position(conn).await?;
+    while !store::standbys_have(conn, position).await? {
+        sleep(LOOK_EVERY_IN_REPLAY).await;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_are_held_back_in_a_replay_but_not_while_they_pile_up() {
+        let start = Instant::now();
+        let hold = Hold::No.next(true, true, start);
+        assert_eq!(hold.until(), Some(start + HOLD_IN_REPLAY));
+        let soon = start + HOLD_IN_REPLAY / 2;
+        assert_eq!(hold.next(true, true, soon), hold, "not longer for another look");
+        let later = start + HOLD_IN_REPLAY;
+        let over = hold.next(true, true, later);
+        assert_eq!(over.next(true, true, later).until(), None, "all that gathered is stored");
+        assert_eq!(
+            over.next(true, false, later).until(),
+            Some(later + HOLD_IN_REPLAY),
+            "and held back again"
+        );
+        assert_eq!(hold.next(false, true, soon), Hold::No, "nobody replays any more");
+    }
 }

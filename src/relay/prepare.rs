@@ -143,7 +143,8 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
     for (topic, key) in parked.keys {
         core.load_parked(&topic, key);
     }
-    let letters = letter_desk(relay, &known.instance, server_of(&ready), parked.holds_letters);
+    let failover = ready.slot.as_ref().and_then(|slot| slot.failover) == Some(true);
+    let letters = letter_desk(relay, &known.instance, server_of(&ready), failover, parked.holds_letters);
     let intake = Intake::new(Origin::Slot, Mapper::new(relay.outbox.clone()), Arc::clone(&relay.metrics));
     let (reader, writer) = (Source::Wal(reader), Statuses::Wal(writer));
     let opened = Opened { reader, writer, producer, inbox, desk, letters, core, intake, status_every };
@@ -280,7 +281,9 @@ async fn look_again(
 /// What the table of dead letters holds.
 #[derive(Default)]
 pub(super) struct Parked {
+    /// The parked keys.
     pub(super) keys: Vec<Key>,
+    /// Whether it holds anything at all.
     pub(super) holds_letters: bool,
 }
 
@@ -296,19 +299,33 @@ pub(super) async fn parked(relay: &Relay, conn: &SqlConn) -> Result<Parked, NotR
     match read.await {
         Ok(parked) => Ok(parked),
         Err(DeadLetterError::NoTable) if relay.settings.on_reject == OnReject::Halt => Ok(Parked::default()),
-        Err(DeadLetterError::Pg(error)) => Err(error.into()),
-        Err(error) => Err(NotReady::Halt(Halt::new(error.to_string(), error.remedy()))),
+        Err(error) => Err(no_letters(error)),
     }
 }
 
-/// Where dead letters are stored by `instance`.
-pub(super) fn letter_desk(relay: &Relay, instance: &str, server: Server, holds_letters: bool) -> LetterDesk {
+/// The table of dead letters cannot be read.
+pub(super) fn no_letters(error: DeadLetterError) -> NotReady {
+    match error {
+        DeadLetterError::Pg(error) => error.into(),
+        error => NotReady::Halt(Halt::new(error.to_string(), error.remedy())),
+    }
+}
+
+/// Opens the desk that stores dead letters as `instance`, the holder by the checkpoint row.
+pub(super) fn letter_desk(
+    relay: &Relay,
+    instance: &str,
+    server: Server,
+    failover: bool,
+    holds_letters: bool,
+) -> LetterDesk {
     let sender = Sender {
         conninfo: relay.conninfo.clone(),
         application_name: relay.application_name.clone(),
         server,
         slot: relay.settings.slot.clone(),
         instance: instance.to_owned(),
+        failover,
     };
     LetterDesk::open(sender, holds_letters)
 }

@@ -135,11 +135,11 @@ pub(super) struct Session<'a> {
     reply_requested: bool,
     reading_since: Option<Instant>,
     acknowledged: u64,
+    parked: u64,
     /// What Kafka refused us for, as it was last said.
     told: Option<String>,
     /// The server's last notice.
     server_said: Option<String>,
-    parked: u64,
 }
 
 /// The stream and the producer of a session to come.
@@ -189,9 +189,9 @@ impl<'a> Session<'a> {
             reply_requested: false,
             reading_since: None,
             acknowledged: 0,
+            parked: 0,
             told: None,
             server_said: None,
-            parked: 0,
         }
     }
 

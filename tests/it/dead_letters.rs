@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
+use txstream::dead_letter::store;
 
 use crate::support::wait::SOON;
-use crate::support::{Outbox, Record, Relay, eventually, http, run_cli, unique};
+use crate::support::{Outbox, Postgres, Record, Relay, eventually, http, run_cli, unique};
 
 const DEAD_LETTER: (&str, &str) = ("WORKER_ON_REJECT", "dead-letter");
 
@@ -448,4 +449,79 @@ async fn a_record_that_failed_too_often_parks_and_an_outage_parks_nothing() {
     small.done(&["replay", "--all", "--yes"]).await;
     assert_eq!(small.published("a", 2).await, [1, 2]);
     stop(relay).await;
+}
+
+#[tokio::test]
+async fn the_standbys_of_a_failover_slot_have_a_letter_before_it_counts() {
+    let postgres = Postgres::start(18, &[]).await;
+    let client = postgres.database().await.client().await;
+    client
+        .batch_execute("select pg_create_physical_replication_slot('standby', true); create table t()")
+        .await
+        .unwrap();
+    let position = store::wal_position(&client).await.unwrap();
+    assert!(store::standbys_have(&client, position).await.unwrap(), "none is named");
+    client.batch_execute("alter system set synchronized_standby_slots = 'standby'").await.unwrap();
+    client.batch_execute("select pg_reload_conf()").await.unwrap();
+    eventually(SOON, "the standby is waited for", async || {
+        (!store::standbys_have(&client, position).await.unwrap()).then_some(())
+    })
+    .await;
+    // What is committed is flushed, and a little more than the position.
+    client.batch_execute("create table u()").await.unwrap();
+    let advance = format!("select pg_replication_slot_advance('standby', '{position}')");
+    client.batch_execute(&advance).await.unwrap();
+    assert!(store::standbys_have(&client, position).await.unwrap(), "it has the WAL now");
+}
+
+#[tokio::test]
+async fn a_backfill_parks_too_and_its_letters_stand_before_what_the_slot_brings() {
+    let outbox = Outbox::migrated().await;
+    let kind = unique("backfilled");
+    let topic = format!("outbox.event.{kind}");
+    outbox.kafka.create_topic(&topic, 3, &[("max.message.bytes", "2000")]).await;
+    let small = Small { outbox, kind, topic };
+    small.insert_large("k", 1).await;
+    small.insert("k", 2).await;
+    small.insert("free", 1).await;
+    let url = small.outbox.database.url();
+    let env = [
+        ("DATABASE_URL", url.as_str()),
+        ("REPLICATION_SLOT", small.outbox.slot()),
+        ("KAFKA_BROKERS", small.outbox.kafka.bootstrap()),
+        DEAD_LETTER,
+    ];
+    let said = run_cli(&["slot", "create", "--backfill", "--lock-timeout", "30s"], &env).await;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    small.letters(2).await;
+    assert_eq!(small.published("free", 1).await, [1]);
+    let relay = small.relay().await;
+    small.insert("k", 3).await;
+    small.letters(3).await;
+    small.raise_limit().await;
+    small.done(&["replay", "--all", "--yes"]).await;
+    assert_eq!(small.published("k", 4).await, [1, 2, 3]);
+    stop(relay).await;
+}
+
+#[tokio::test]
+async fn letters_of_a_backfill_stand_behind_those_of_the_slot_before() {
+    let small = Small::new().await;
+    let relay = small.relay().await;
+    small.insert_large("k", 1).await;
+    small.letters(1).await;
+    small.confirmed().await;
+    stop(relay).await;
+    small.insert("k", 2).await;
+    let args = ["slot", "reset", "--backfill", "--yes", "--lock-timeout", "30s"];
+    let said = small.outbox.publishing(&args, &[DEAD_LETTER]).await;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    small.raise_limit().await;
+    small.done(&["replay", "--all", "--yes"]).await;
+    small.letters(0).await;
+    let mut numbers = small.published("k", 2).await;
+    // What was confirmed may be offered again.
+    assert_eq!(numbers.first(), Some(&1), "{numbers:?}");
+    numbers.retain(|n| *n == 2);
+    assert_eq!(numbers.len(), 1, "{numbers:?}");
 }

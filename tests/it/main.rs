@@ -40,6 +40,10 @@ mod rejecting;
 mod replication_session;
 /// The slot's beginning and end.
 mod slot;
+/// A slot moved, taken over, or older than its publication.
+mod slot_moves;
+/// A lost slot made anew, and what it had not confirmed.
+mod slot_reset;
 /// What a relay says at its start when something is not as it must be, and what mends it.
 mod starting;
 /// The status page in a real browser.

@@ -14,6 +14,7 @@ use super::{Core, Refused};
 use crate::dead_letter::{Content, Letter, Reason};
 use crate::kafka::{Rejection, Ticket};
 use crate::outbox::{Record, Unmappable};
+use crate::postgres::Lsn;
 use crate::relay::checkpoint::Rejected;
 use crate::relay::halt::Halt;
 use crate::relay::lane::Queued;
@@ -87,7 +88,7 @@ impl Core {
         let mut letter = Letter {
             table: Arc::from(row.table.as_str()),
             row_id: row.has_id().then(|| row.id.clone()),
-            commit_lsn: crate::postgres::Lsn::ZERO,
+            commit_lsn: Lsn::ZERO,
             ordinal: 0,
             error: row.reason.clone(),
             content: Content::Row(row.columns),
@@ -201,8 +202,8 @@ impl Core {
     }
 
     fn park_one(&mut self, ticket: Ticket, record: Record, route: u32, reason: Reason, error: &str) {
-        let source = &self.routes[route as usize];
         let (commit_lsn, ordinal) = self.ledger.position(ticket);
+        let source = &self.routes[route as usize];
         self.ledger.park(ticket);
         // A letter waits: it must not keep a whole receive buffer alive.
         let record = Record { topic: Arc::clone(&self.topics.get(source.topic).name), ..record.detached() };
@@ -243,8 +244,8 @@ impl Core {
         if self.refused.is_some() {
             return;
         }
-        let source = &self.routes[route as usize];
         let (commit_lsn, ordinal) = self.ledger.position(ticket);
+        let source = &self.routes[route as usize];
         let full = self.settings.on_reject == OnReject::DeadLetter;
         self.refused = Some(Refused {
             halt: if full { too_many_keys(record) } else { halt },

@@ -12,7 +12,7 @@ impl Session<'_> {
     /// [`End::Replaced`] when the slot is another instance's.
     pub(super) fn letters_answered(&mut self, answer: Answer) -> Result<(), End> {
         let now = Instant::now();
-        let batch = self.letters.done(&answer, now);
+        let batch = self.letters.done(&answer, &self.core, now);
         match answer {
             Answer::Replaced => return Err(End::Replaced),
             Answer::Stored => {

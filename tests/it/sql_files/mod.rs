@@ -183,8 +183,8 @@ async fn monitoring_sql_shows_lag_holder_open_transactions_publication_and_parke
     outbox
         .database
         .exec(
-            "insert into txstream_dead_letter (slot, table_name, row_id, topic, key, reason, error)
-                 values ('s', 't', '1', 'stuck.topic', '', 'too_large', 'e')",
+            "insert into txstream_dead_letter (slot, table_name, row_id, commit_lsn, ordinal, topic, key, reason, error)
+                 values ('s', 't', '1', '0/1', 0, 'stuck.topic', '', 'too_large', 'e')",
         )
         .await;
     let open = outbox.database.client().await;

@@ -30,7 +30,8 @@ async fn roles_sql_gives_migrate_relay_writer_and_prune_what_they_need_and_nothi
     let url = |role: &str| database.socket_url().replace("user=postgres", &format!("user={role}"));
     let run = async |role: &str, args: &[&str]| {
         let url = url(role);
-        run_cli(args, &[("DATABASE_URL", &url), ("REPLICATION_SLOT", outbox.slot())]).await
+        let env = [("DATABASE_URL", url.as_str()), ("REPLICATION_SLOT", outbox.slot())];
+        run_cli(args, &[&env[..], &[("KAFKA_BROKERS", outbox.kafka.bootstrap())]].concat()).await
     };
     let done = async |role: &str, args: &[&str]| {
         let output = run(role, args).await;
@@ -120,7 +121,13 @@ async fn roles_sql_gives_migrate_relay_writer_and_prune_what_they_need_and_nothi
         assert_eq!((row.get::<_, bool>(0), row.get::<_, bool>(1)), (replicates, false), "{role}");
     }
 
-    drop((streaming, service));
+    // What mends a slot and what Kafka did not take is the relay's too.
+    streaming.sigterm().await;
+    streaming.wait_exit(SOON).await;
+    done(relay, &["dead-letter", "list"]).await;
+    done(relay, &["slot", "reset", "--backfill", "--yes", "--lock-timeout", "30s"]).await;
+
+    drop(service);
     database.exec(&format!("reassign owned by {owner} to postgres")).await;
     database.exec(&format!("drop owned by {owner}, {relay}, {writer}, {pruner}")).await;
     database.exec(&format!("drop role {owner}, {relay}, {writer}, {pruner}")).await;
