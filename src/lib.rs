@@ -9,7 +9,7 @@
 //! 5. [`dead_letter`]: the table of records that Kafka did not take, and their way back.
 //! 6. [`relay`]: what may be read, sent and confirmed. The promise of the project lives here.
 //! 7. [`migrate`]: tables and the publication. [`retention`]: rows go once they are confirmed.
-//! 8. [`doctor`]: whether the surroundings are right.
+//! 8. [`doctor`]: whether the surroundings are right. [`verify`]: whether the rows are in Kafka.
 //! 9. [`writer`]: the HTTP service that writes orders and events into the outbox table.
 //! 10. [`admin`], [`metrics`]: what relay and writer say about themselves.
 //! 11. [`config`], [`cli`]: what people type.
@@ -43,4 +43,5 @@ pub mod postgres;
 pub mod relay;
 pub mod retention;
 pub mod secret;
+pub mod verify;
 pub mod writer;

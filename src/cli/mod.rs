@@ -22,6 +22,7 @@ mod relay;
 mod signals;
 mod slot;
 mod slot_words;
+mod verify;
 mod writer;
 
 #[cfg(test)]
@@ -99,6 +100,7 @@ enum Command {
     DeadLetter(dead_letter::DeadLetterArgs),
     Lag(lag::LagArgs),
     Doctor(doctor::DoctorArgs),
+    Verify(verify::VerifyArgs),
     Breaker(breaker::BreakerArgs),
     Config(config::ConfigArgs),
     Completions(completions::CompletionsArgs),
@@ -208,6 +210,7 @@ impl Arguments {
                 let (_, oddities) = crate::config::load(&self.inputs()?).map_err(Failure::Usage)?;
                 doctor::run(args, config, &oddities).await
             }
+            Command::Verify(args) => verify::run(args, config).await,
             Command::Breaker(args) => breaker::run(args, config).await,
             Command::Config(args) => config::run(args, config),
             // Answered by `parse`, which needs no configuration for them.

@@ -130,7 +130,7 @@ pub async fn run(
     match end {
         End::Exhausted => Ok(Outcome::Done { rows, recovery }),
         End::Stopped => Ok(Outcome::Stopped),
-        End::Halted(halt) => Err(halt),
+        End::Halted(halt) => Err(halt.of_a_backfill()),
         End::Lost(error) => Err(lost(error)),
         End::Producer(why) => Err(broken(&format!("the producer ended: {why}"))),
         End::NeedsText(why) => Err(broken(&why)),

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::core::{Core, Taken};
-use super::halt::Halt;
+use super::halt::{AGAIN, Halt, STAYS};
 use super::refusal::{OR_PARK, describe};
 use super::routes::Routes;
 use crate::dead_letter::Reason;
@@ -135,8 +135,9 @@ impl Intake {
                 self.tables.retain(|(id, _)| *id != relation.id);
                 self.tables.push((relation.id, name));
                 if let Err(error) = self.mapper.relation(&relation) {
-                    let remedy = "add the column, or set OUTBOX_PRESET or OUTBOX_PLACEMENT to what the table has; \
-                                  then start the relay again";
+                    let remedy = format!(
+                        "add the column, or set OUTBOX_PRESET or OUTBOX_PLACEMENT to what the table has; then {AGAIN}"
+                    );
                     self.stopped = Some(Stopped::Halt(Halt::new(error.to_string(), remedy)));
                 }
             }
@@ -181,7 +182,7 @@ impl Intake {
             Halt::new(
                 format!("record {}: {reason}", describe(record)),
                 format!(
-                    "the confirmed LSN stays before it; set KAFKA_TOPIC_EVENTS, or correct what writes \
+                    "{STAYS}; set KAFKA_TOPIC_EVENTS, or correct what writes \
                      aggregatetype and {}",
                     self.skipping()
                 ),
@@ -224,10 +225,7 @@ impl Intake {
                 let halt = core.refuse_row(*row, now, |row| {
                     Halt::new(
                         row.to_string(),
-                        format!(
-                            "the confirmed LSN stays before it; correct what writes such rows and {}",
-                            self.skipping()
-                        ),
+                        format!("{STAYS}; correct what writes such rows and {}", self.skipping()),
                     )
                 });
                 self.refused(halt, ErrorType::Unmappable);
@@ -241,11 +239,11 @@ impl Intake {
     fn skipping(&self) -> String {
         match self.origin {
             Origin::Slot => format!(
-                "start it again; {OR_PARK}; or skip its whole transaction: txstream slot advance {}",
+                "{AGAIN}; {OR_PARK}; or skip its whole transaction: txstream slot advance {}",
                 Lsn(self.commit_lsn.0 + 1)
             ),
             Origin::Table { .. } => {
-                format!("correct it in the table, or leave it out with --where; {OR_PARK}; then run it again")
+                format!("correct it in the table, or leave it out with --where; {OR_PARK}; then {AGAIN}")
             }
         }
     }

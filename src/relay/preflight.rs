@@ -231,10 +231,6 @@ pub(super) async fn recheck(
     }
 }
 
-/// How to go on in a cluster or database that the row does not know.
-const ADOPT: &str = "check DATABASE_URL and REPLICATION_URL; after pg_upgrade, a restore or a copy made on purpose: \
-     txstream slot adopt if the slot came along, else txstream slot reset --backfill";
-
 /// What a verdict means for a relay; `None` is: go on.
 pub(crate) fn objection(verdict: &Verdict, slot: &str) -> Option<Problem> {
     let halt = |what: String, remedy: &str| Some(Problem::Halt(Halt::new(what, remedy)));
@@ -267,11 +263,11 @@ pub(crate) fn objection(verdict: &Verdict, slot: &str) -> Option<Problem> {
             format!(
                 "this is another cluster (system identifier {server}) than the slot's checkpoint was written in ({row})"
             ),
-            ADOPT,
+            slot_life::ELSEWHERE,
         ),
         Verdict::OtherDatabase { row, server } => halt(
             format!("this is another database ({server}) than the slot's checkpoint was written in ({row})"),
-            ADOPT,
+            slot_life::ELSEWHERE,
         ),
         Verdict::BackfillPending => Some(Problem::Wait(
             "a backfill of the slot was begun and is not finished; if no txstream slot command is at work, run txstream \

@@ -1,7 +1,7 @@
 //! What a refused record means, in words for the person who has to find it: id, key and topic, never its
 //! payload.
 
-use super::halt::Halt;
+use super::halt::{AGAIN, Halt, STAYS};
 use super::parking::MAX_PARKED_KEYS;
 use super::topics::Trouble;
 use crate::kafka::Rejection;
@@ -14,17 +14,14 @@ pub(super) const OR_PARK: &str =
 /// Kafka will never take the record.
 pub(super) fn refused(record: &Record, rejection: Rejection, message: &str) -> Halt {
     let (reason, remedy) = match rejection {
-        Rejection::TooLarge => (
-            "is too large for its topic",
-            "raise max.message.bytes of the topic (and of the brokers) and start the relay again",
-        ),
-        Rejection::Invalid => {
-            ("is invalid for Kafka", "correct what the text names and start the relay again")
+        Rejection::TooLarge => {
+            ("is too large for its topic", "raise max.message.bytes of the topic (and of the brokers)")
         }
+        Rejection::Invalid => ("is invalid for Kafka", "correct what the text names"),
     };
     Halt::new(
         format!("record {}, {reason}: {message}", describe(record)),
-        format!("the confirmed LSN stays before it; {remedy}; {OR_PARK}"),
+        format!("{STAYS}; {remedy} and {AGAIN}; {OR_PARK}"),
     )
 }
 
@@ -34,9 +31,8 @@ pub(super) fn too_large(record: &Record, size: usize, limit: usize) -> Halt {
     Halt::new(
         format!("record {name} is too large: {}", too_large_text(size, limit)),
         format!(
-            "the confirmed LSN stays before it; raise the topic's limit (kafka-configs.sh --alter \
-             --entity-type topics --entity-name {} --add-config max.message.bytes={size}) and start the \
-             relay again; {OR_PARK}",
+            "{STAYS}; raise the topic's limit (kafka-configs.sh --alter \
+             --entity-type topics --entity-name {} --add-config max.message.bytes={size}) and {AGAIN}; {OR_PARK}",
             record.topic
         ),
     )
@@ -51,9 +47,7 @@ pub(super) fn too_large_text(size: usize, limit: usize) -> String {
 pub(super) fn exhausted(topic: &str, bound: u32, trouble: Option<&Trouble>) -> Halt {
     Halt::new(
         format!("a record of topic {topic} {}", exhausted_text(bound, trouble)),
-        format!(
-            "mend the topic, or set KAFKA_MAX_RETRIES=-1 to go on trying, and start the relay again; {OR_PARK}"
-        ),
+        format!("mend the topic, or set KAFKA_MAX_RETRIES=-1 to go on trying, and {AGAIN}; {OR_PARK}"),
     )
 }
 
@@ -71,8 +65,10 @@ pub(super) fn too_many_keys(record: &Record) -> Halt {
              than single records",
             describe(record)
         ),
-        "the confirmed LSN stays before it; see txstream dead-letter list, mend the cause, then run \
-         txstream dead-letter replay or discard, and start the relay again",
+        format!(
+            "{STAYS}; see txstream dead-letter list, mend the cause, then run txstream dead-letter replay or discard, \
+             and {AGAIN}"
+        ),
     )
 }
 

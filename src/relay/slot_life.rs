@@ -38,6 +38,10 @@ pub use younger::ensure_older;
 pub(crate) const RESET: &str = "run txstream slot reset --backfill: it makes a new slot and publishes every row \
      still in the table that may be unconfirmed";
 
+/// How to go on in a cluster or database that the row does not know.
+pub(crate) const ELSEWHERE: &str = "check DATABASE_URL and REPLICATION_URL; after pg_upgrade, a restore or a copy made \
+     on purpose: txstream slot adopt if the slot came along, else txstream slot reset --backfill";
+
 /// How to go on when a backfill was broken off.
 pub(crate) const FINISH_BACKFILL: &str =
     "run txstream slot reset --backfill again: it goes on with the slot that was made";
@@ -60,6 +64,8 @@ pub async fn exclusively(client: &Client, slot: &str) -> Result<(), SlotError> {
     const SQL: &str =
         "select pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended('txstream slot ' || $1, 0))";
     let failed = |source| PgError::statement("take the lock of slot commands", source);
+    // A backfill may take hours, and the lock ends with the session.
+    client.batch_execute("set idle_session_timeout = 0").await.map_err(failed)?;
     let until = Instant::now() + AT_WORK_WAIT;
     loop {
         let row = client.query_typed_one(SQL, &[(&slot, Type::TEXT)]).await.map_err(failed)?;

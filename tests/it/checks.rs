@@ -125,7 +125,7 @@ async fn a_slot_that_the_server_gave_up_halts_between_sessions_and_while_streami
 }
 
 /// Writes until a checkpoint takes WAL from the slot.
-async fn remove_wal(outbox: &Outbox) {
+pub(crate) async fn remove_wal(outbox: &Outbox) {
     let slot = outbox.slot();
     let lost = format!(
         "SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{slot}' AND wal_status = 'lost'"

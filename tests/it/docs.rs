@@ -8,7 +8,7 @@ use std::process::Command;
 use txstream::metrics::{Metrics, Registry, WriterMetrics};
 
 /// Documents that are checked for names of files and tests.
-const DOCUMENTS: [&str; 9] = [
+const DOCUMENTS: [&str; 11] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
@@ -17,6 +17,8 @@ const DOCUMENTS: [&str; 9] = [
     "docs/runbook.md",
     "docs/postgres.md",
     "docs/benchmark.md",
+    "docs/concepts.md",
+    "docs/comparison.md",
     "examples/README.md",
 ];
 
@@ -143,7 +145,6 @@ fn what_the_readme_says_is_missing_is_no_command() {
         .flat_map(|line| code(line))
         .filter_map(|name| name.strip_prefix("txstream "))
         .collect();
-    assert!(!missing.is_empty());
     for name in missing {
         assert!(!existing.contains(name), "txstream {name} exists, and the README says that it does not");
     }

@@ -22,6 +22,8 @@ mod dead_letters;
 mod docs;
 /// `doctor`, and that what it prints mends what it found.
 mod doctor;
+/// Each misconfiguration that it knows, made and mended.
+mod doctor_mends;
 /// `lag`, with a relay and without.
 mod lag;
 /// `migrate`: what is made, what is adopted, and that nothing else is ever dropped.
@@ -38,6 +40,10 @@ mod rejecting;
 mod replication_session;
 /// The slot's beginning and end.
 mod slot;
+/// A slot moved, taken over, or older than its publication.
+mod slot_moves;
+/// A lost slot made anew, and what it had not confirmed.
+mod slot_reset;
 /// What a relay says at its start when something is not as it must be, and what mends it.
 mod starting;
 /// The status page in a real browser.
@@ -45,6 +51,8 @@ mod status_page;
 /// Which module may use which.
 mod structure;
 mod tls;
+/// `verify`: the topics beside the table.
+mod verify;
 
 /// What the tests below write and how they judge what arrived.
 mod load;

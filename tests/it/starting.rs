@@ -244,7 +244,7 @@ async fn the_relay_role_of_the_sql_file_is_enough_and_each_missing_right_is_name
 }
 
 /// Forwards ordinary connections to Postgres and refuses replication as PgBouncer does.
-async fn pooler(postgres: u16) -> u16 {
+pub(crate) async fn pooler(postgres: u16) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {

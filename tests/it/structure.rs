@@ -19,6 +19,18 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("retention", &["outbox", "postgres", "relay"]),
     // Whether a relay would stream is judged by what the relay itself asks.
     ("doctor", &["outbox", "postgres", "kafka", "relay::checkpoint", "relay::preflight", "relay::slot_life"]),
+    (
+        "verify",
+        &[
+            "outbox",
+            "pgoutput",
+            "postgres",
+            "kafka",
+            "relay::checkpoint",
+            "relay::slot_life",
+            "retention::widened",
+        ],
+    ),
     ("writer", &["outbox", "postgres", "metrics", "admin", "secret"]),
     ("config", &["outbox", "postgres", "kafka", "admin", "relay", "migrate", "secret", "writer"]),
 ];

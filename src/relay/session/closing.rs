@@ -39,8 +39,10 @@ impl Session<'_> {
     pub(super) fn close(&mut self, why: Why, grace: Duration) {
         if self.closing.as_ref().is_none_or(Closing::may_be_cut_short) {
             let since = Instant::now();
+            if !matches!(why, Why::Exhausted) {
+                self.relay.board.state("stopping", None);
+            }
             self.closing = Some(Closing { why, since, deadline: since + grace });
-            self.relay.board.state("stopping", None);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Why a slot was left as it is, and what mends that.
 
-use super::{FINISH_BACKFILL, RESET};
+use super::{ELSEWHERE, FINISH_BACKFILL, RESET};
 use crate::postgres::publication::Gap;
 use crate::postgres::slot::{CreateError, NotOurs, Terminal};
 use crate::postgres::{Lsn, PgError};
@@ -154,10 +154,7 @@ impl SlotError {
                 format!("run txstream migrate up, or if the publication is not its own: {sql}")
             }
             Self::Lost { .. } => RESET.to_owned(),
-            Self::Elsewhere { .. } => format!(
-                "check DATABASE_URL and REPLICATION_URL; after pg_upgrade or a restore, if this is the cluster and \
-                 database to go on with, {RESET}"
-            ),
+            Self::Elsewhere { .. } => ELSEWHERE.to_owned(),
             Self::Terminal { terminal, .. } => terminal.prevention().map_or_else(
                 || RESET.to_owned(),
                 |sql| format!("{RESET}; to keep it from happening again: {sql}"),

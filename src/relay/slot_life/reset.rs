@@ -97,7 +97,9 @@ pub async fn survey(client: &Client, reset: &Reset<'_>) -> Result<Survey, SlotEr
         Some(_) => None,
     };
     let to = checkpoint::take_pair(client).await?.lsn;
-    Ok(Survey { from: found.confirmed_lsn(), to: Some(to), goes_on, why_all, found })
+    // The new slot has confirmed nothing of what lies before it.
+    let by_row = found.row.as_ref().and_then(|row| row.confirmed_lsn).filter(|_| goes_on);
+    Ok(Survey { from: by_row.or_else(|| found.confirmed_lsn()), to: Some(to), goes_on, why_all, found })
 }
 
 fn is_here(row: &Row, found: &Found) -> bool {
@@ -169,12 +171,8 @@ pub async fn renew(
         }
         Some(replication) => match slot::create_exporting(client, replication, &reset.new).await {
             Ok(created) => {
-                let at = Some(created.consistent_point);
-                let row = row_of(survey, name);
-                let instance = BY_RESET.to_owned();
-                let row = Row { confirmed_lsn: at, instance, backfill_pending: true, ..row };
-                checkpoint::replace(client, &row).await?;
-                Ok(Renewed { at, snapshot: created.snapshot })
+                // The row says already that a slot of this name is the new one, and keeps where the gap begins.
+                Ok(Renewed { at: Some(created.consistent_point), snapshot: created.snapshot })
             }
             Err(CreateError::Exists(name)) => Err(SlotError::AtWork(name)),
             Err(error) => Err(error.into()),
