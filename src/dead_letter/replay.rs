@@ -6,6 +6,8 @@
 //!
 //! Invariant: a letter is deleted only after its acknowledgement, and by the version that was published.
 
+mod error;
+
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -15,11 +17,13 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
 use super::select::{self, Selection, Target, record};
-use super::{DeadLetterError, Reason, lock_key};
+use super::{Reason, lock_key};
 use crate::kafka::limits::{self, DEFAULT_TOPIC_LIMIT, LimitAnswer, Limits};
-use crate::kafka::{self, CreateError, Event, Inbox, Producer, SendError, Trouble};
+use crate::kafka::{self, Event, Inbox, Producer, SendError, Trouble};
 use crate::outbox::Record;
 use crate::postgres::PgError;
+
+pub use self::error::ReplayError;
 
 /// Letters of a key that are at Kafka together, and their bytes, but for a single one.
 const BATCH: i64 = 500;
@@ -34,64 +38,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// How long another command may take to end.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Why a replay or discard could not begin or go on.
-#[derive(Debug, thiserror::Error)]
-pub enum ReplayError {
-    /// The table.
-    #[error(transparent)]
-    Table(#[from] DeadLetterError),
-    /// The Kafka settings make no client.
-    #[error("the Kafka client cannot be made: {0}")]
-    Client(#[from] CreateError),
-    /// Another command replays or discards letters of the slot.
-    #[error("another txstream dead-letter replay or discard of slot {slot} is at work")]
-    Busy {
-        /// The slot.
-        slot: String,
-    },
-    /// A letter that has others of its key before it.
-    #[error("the record with id {id} is not the first of its key: {first} comes before it")]
-    NotFirst {
-        /// What was asked for.
-        id: String,
-        /// What is first.
-        first: String,
-    },
-    /// Kafka acknowledged nothing for so long.
-    #[error("Kafka acknowledged nothing for {} s{}", waited.as_secs(), trouble.as_ref().map(|t| format!(": {t}")).unwrap_or_default())]
-    Silent {
-        /// How long.
-        waited: Duration,
-        /// What the client said meanwhile.
-        trouble: Option<String>,
-    },
-}
-
-impl From<PgError> for ReplayError {
-    fn from(error: PgError) -> Self {
-        Self::Table(error.into())
-    }
-}
-
-impl ReplayError {
-    /// What a person can do about it.
-    pub fn remedy(&self) -> String {
-        match self {
-            Self::Table(error) => error.remedy(),
-            Self::Client(_) => "correct the Kafka settings (txstream config shows them)".to_owned(),
-            Self::Busy { .. } => "wait for its end, then run this again".to_owned(),
-            Self::NotFirst { .. } => {
-                "replay the whole key with --key, or discard what comes before it".to_owned()
-            }
-            Self::Silent { .. } => {
-                "see whether Kafka is well (txstream doctor), then run this again: what was \
-                                    acknowledged is deleted, the rest is kept"
-                    .to_owned()
-            }
-        }
-    }
-}
 
 /// Takes the lock of the slot's letters, for as long as the connection lives.
 ///

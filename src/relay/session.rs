@@ -5,6 +5,7 @@
 
 mod closing;
 mod deliveries;
+mod end;
 mod letters;
 mod source;
 
@@ -16,6 +17,7 @@ use tokio::time::{Instant, sleep_until};
 
 use self::closing::{Closing, Why};
 pub(super) use self::deliveries::postgres_now;
+pub(super) use self::end::End;
 pub(super) use self::source::{Incoming, Source, Statuses};
 use super::core::{Core, Sink};
 use super::halt::Halt;
@@ -60,43 +62,6 @@ const DRAIN_TO_SHRINK: Duration = Duration::from_secs(5);
 
 /// Kafka may be away for long when a table has been read to its end.
 const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
-
-/// How a session ended.
-#[derive(Debug)]
-pub(super) enum End {
-    /// As asked.
-    Stopped,
-    /// A person must act.
-    Halted(Halt),
-    /// The stream was lost.
-    Lost(PgError),
-    /// The producer is finished.
-    Producer(String),
-    /// The columns have to come as text.
-    NeedsText(String),
-    /// Another instance has taken over.
-    Replaced,
-    /// The server shuts down.
-    ServerStopping,
-    /// The table has no more, and Kafka has all of it.
-    Exhausted,
-}
-
-impl End {
-    /// Why the stream has to be set up again.
-    pub(super) fn why(&self) -> String {
-        match self {
-            Self::Lost(error) => error.report(),
-            Self::Producer(why) => format!("the producer ended: {why}"),
-            Self::Replaced => "another instance has written the checkpoint row".to_owned(),
-            Self::ServerStopping => "the server shuts down".to_owned(),
-            Self::NeedsText(why) => why.clone(),
-            Self::Exhausted => "the table was read to its end".to_owned(),
-            Self::Halted(halt) => halt.what.clone(),
-            Self::Stopped => "stopped".to_owned(),
-        }
-    }
-}
 
 /// The producer has to make batches of at most `limit` bytes.
 #[derive(Debug, Clone, Copy)]
