@@ -19,6 +19,8 @@ mod dashboard;
 mod dashboard_picture;
 /// What Kafka will never take is stored, and comes back in order.
 mod dead_letters;
+/// Containers, manifests and the unit.
+mod deploy;
 /// The documents name only what exists, and all of it.
 mod docs;
 /// `doctor`, and that what it prints mends what it found.
@@ -27,6 +29,8 @@ mod doctor;
 mod doctor_mends;
 /// `lag`, with a relay and without.
 mod lag;
+/// What a relay logs while all is well.
+mod logs;
 /// `migrate`: what is made, what is adopted, and that nothing else is ever dropped.
 mod migrate;
 /// What the relay says of itself.
