@@ -1,7 +1,10 @@
 //! Orders a second through `txstream writer`, beside the same two INSERTs by `pgbench`, in one run.
 //!
 //! Both have 50 clients on the same server, one after the other in alternating pairs. The writer is
-//! asked over HTTP, so it does more: it parses, checks and answers. `WRITER_BENCH_SECONDS` is the time of a turn.
+//! asked over HTTP, so it does more: it parses, checks and answers.
+//!
+//! The result is a table, printed and written to `docs/benchmark.md`. `WRITER_BENCH_SECONDS` is the time of a
+//! turn; set, the table is only printed, unless `WRITER_BENCH_REPORT` names a file with the marker lines.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,12 +13,17 @@
     reason = "a bench"
 )]
 
+#[path = "markdown/mod.rs"]
+mod markdown;
 #[path = "../tests/it/support/mod.rs"]
 mod support;
 
+use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use markdown::{median, write_between_markers};
 use support::relay::free_port;
 use support::{Database, Postgres, Relay, run_cli};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -42,10 +50,20 @@ fn order(number: &str) -> String {
     )
 }
 
+/// One turn of each.
+struct Pair {
+    /// Transactions a second of `pgbench`.
+    theirs: f64,
+    /// Orders a second of the writer.
+    ours: f64,
+    p50: Duration,
+    p99: Duration,
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    let seconds =
-        std::env::var("WRITER_BENCH_SECONDS").map_or(10, |text| text.parse().expect("a number of seconds"));
+    let shorter = std::env::var("WRITER_BENCH_SECONDS").ok();
+    let seconds = shorter.as_ref().map_or(10, |text| text.parse().expect("a number of seconds"));
     let time = Duration::from_secs(seconds);
     let settings = [("fsync", "on"), ("synchronous_commit", "on"), ("full_page_writes", "on")];
     let postgres = Postgres::start(Postgres::default_version(), &settings).await;
@@ -59,23 +77,59 @@ async fn main() {
     let mut writer = Relay::spawn(&["writer"], &env).await;
     writer.wait_ready().await;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    println!(
-        "| pair | pgbench, transactions/s | writer, orders/s | ratio | writer p50 / p99 |\n|---|---|---|---|---|"
-    );
-    for pair in 1..=PAIRS {
+    let mut pairs = Vec::new();
+    for number in 1..=PAIRS {
         let theirs = pgbench(&database, seconds).await;
-        let mut latencies = orders(address, pair, time).await;
+        let mut latencies = orders(address, number, time).await;
         latencies.sort_unstable();
         #[allow(clippy::cast_precision_loss, reason = "a count of a few seconds")]
         let ours = latencies.len() as f64 / time.as_secs_f64();
         let at = |share: usize| latencies[latencies.len() * share / 100];
-        println!(
-            "| {pair} | {theirs:.0} | {ours:.0} | {:.2} | {:.1?} / {:.1?} |",
-            ours / theirs,
-            at(50),
-            at(99)
-        );
+        eprintln!("pair {number}: pgbench {theirs:.0}, writer {ours:.0} a second, p99 {:.1?}", at(99));
+        pairs.push(Pair { theirs, ours, p50: at(50), p99: at(99) });
     }
+    let text = report(&conditions(&database, seconds).await, &pairs);
+    println!("{text}");
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/benchmark.md");
+    let file = std::env::var_os("WRITER_BENCH_REPORT").map(PathBuf::from);
+    match file.or_else(|| shorter.is_none().then_some(ours)) {
+        Some(path) => write_between_markers(&path, "writer-bench", &text),
+        None => eprintln!("a run of less than full size: no file written"),
+    }
+}
+
+/// Where and how it was measured: figures mean nothing without it.
+async fn conditions(database: &Database, seconds: u64) -> String {
+    let server: String = database.value("select current_setting('server_version')").await;
+    let pgbench = Command::new("pgbench").arg("--version").output().await.expect("pgbench");
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    format!(
+        "{CLIENTS} clients each, in turns of {seconds} s, on {cores} cores that server, writer and clients share; \
+         PostgreSQL {server} (`fsync=on`, `synchronous_commit=on`), `{}`, `txstream {}`.",
+        String::from_utf8_lossy(&pgbench.stdout).trim(),
+        env!("CARGO_PKG_VERSION")
+    )
+}
+
+/// The table in Markdown.
+fn report(conditions: &str, pairs: &[Pair]) -> String {
+    let mut text = format!(
+        "{conditions}\n\n| pair | pgbench, transactions/s | writer, orders/s | ratio | writer p50 / p99 |\n|---|---|---|---|---|\n"
+    );
+    let milliseconds = |time: Duration| time.as_secs_f64() * 1000.0;
+    let mut line = |name: &str, [theirs, ours, ratio, p50, p99]: [f64; 5]| {
+        let line = format!("| {name} | {theirs:.0} | {ours:.0} | {ratio:.2} | {p50:.1} / {p99:.1} ms |");
+        writeln!(text, "{line}").unwrap();
+    };
+    let figures = |pair: &Pair| {
+        let Pair { theirs, ours, p50, p99 } = pair;
+        [*theirs, *ours, ours / theirs, milliseconds(*p50), milliseconds(*p99)]
+    };
+    for (number, pair) in (1..).zip(pairs) {
+        line(&format!("{number}"), figures(pair));
+    }
+    line("median", std::array::from_fn(|column| median(pairs.iter().map(|pair| figures(pair)[column]))));
+    text
 }
 
 /// Transactions a second.

@@ -6,16 +6,18 @@
 //! 2. [`pgoutput`]: the bytes of the logical replication plugin, decoded without copying.
 //! 3. [`outbox`]: a row of an outbox table becomes a [`outbox::Record`].
 //! 4. [`kafka`]: the producer; a record goes in with a ticket, a delivery with that ticket comes out.
-//! 5. [`relay`]: what may be read, sent and confirmed. The promise of the project lives here.
-//! 6. [`migrate`]: tables and the publication. [`retention`]: rows go once they are confirmed.
-//! 7. [`doctor`]: whether the surroundings are right.
-//! 8. [`writer`]: the HTTP service that writes orders and events into the outbox table.
-//! 9. [`admin`], [`metrics`]: what relay and writer say about themselves.
-//! 10. [`config`], [`cli`]: what people type.
+//! 5. [`dead_letter`]: the table of records that Kafka did not take, and their way back.
+//! 6. [`relay`]: what may be read, sent and confirmed. The promise of the project lives here.
+//! 7. [`migrate`]: tables and the publication. [`retention`]: rows go once they are confirmed.
+//! 8. [`doctor`]: whether the surroundings are right. [`verify`]: whether the rows are in Kafka.
+//! 9. [`writer`]: the HTTP service that writes orders and events into the outbox table.
+//! 10. [`admin`], [`metrics`]: what relay and writer say about themselves.
+//! 11. [`config`], [`cli`]: what people type.
 //!
 //! Arrows go one way: `cli` uses everything, `config` builds the settings each module defines for
-//! itself, `relay` uses `outbox`, `pgoutput`, `postgres` and `kafka`, and none of those four knows
-//! `relay`. `writer` uses `outbox` for names and `postgres` for connections. `postgres` and `kafka` do not know each other.
+//! itself, `relay` uses `outbox`, `pgoutput`, `postgres`, `kafka` and `dead_letter`, and none of those
+//! knows `relay`. `writer` uses `outbox` for names and `postgres` for connections. `postgres` and
+//! `kafka` do not know each other.
 #![cfg_attr(
     test,
     allow(
@@ -30,6 +32,7 @@
 pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod dead_letter;
 pub mod doctor;
 pub mod kafka;
 pub mod metrics;
@@ -40,4 +43,5 @@ pub mod postgres;
 pub mod relay;
 pub mod retention;
 pub mod secret;
+pub mod verify;
 pub mod writer;

@@ -5,6 +5,10 @@ use std::process::ExitCode;
 use txstream::cli::{self, Failure, Parsed, logging};
 use txstream::config;
 
+/// Also C's `malloc`, so that it serves librdkafka.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     cli::exit(run())
 }

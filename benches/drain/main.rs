@@ -13,6 +13,8 @@ mod backlog;
 mod drain;
 mod latency;
 mod machine;
+#[path = "../markdown/mod.rs"]
+mod markdown;
 mod process;
 mod report;
 mod settings;
@@ -94,6 +96,10 @@ async fn measure_latency(settings: &Settings, database: &Database, kafka: &Kafka
     if settings.latency_time.is_zero() {
         return None;
     }
+    // What the drains left in memory is written out first: it is not the load that is measured.
+    database.query("CHECKPOINT").await;
+    let synced = tokio::process::Command::new("sync").status().await;
+    assert!(synced.is_ok_and(|status| status.success()), "sync failed");
     eprintln!("writing {} rows a second, one a commit", latency::ROWS_PER_SECOND);
     let latency = latency::measure(database, kafka, settings.latency_time).await;
     eprintln!("commit to consumer: {latency}");

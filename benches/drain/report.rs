@@ -1,19 +1,18 @@
 //! The table.
 
 use std::fmt::Write as _;
-use std::path::Path;
 use std::time::Duration;
 
 use crate::backlog::Backlog;
 use crate::drain::{Run, Transport};
 use crate::latency::{Latency, ROWS_PER_SECOND};
 use crate::machine::Machine;
+use crate::markdown::{median, write_between_markers};
 use crate::settings::Settings;
 use crate::{PARTITIONS, TOPIC};
 
-/// What stands between them in a Markdown file is ours.
-const BEGIN: &str = "<!-- bench:begin -->";
-const END: &str = "<!-- bench:end -->";
+/// Names the lines of a Markdown file between which this report stands.
+const MARKER: &str = "bench";
 
 /// Everything measured.
 pub(crate) struct Report {
@@ -45,7 +44,7 @@ impl Report {
         println!("{text}");
         match &settings.report {
             Some(path) => {
-                write_between_markers(path, &text);
+                write_between_markers(path, MARKER, &text);
                 eprintln!("written to {}", path.display());
             }
             None => eprintln!("a run of less than full size: no file written"),
@@ -144,21 +143,6 @@ impl Report {
             .unwrap();
         }
     }
-}
-
-/// Replaces what stands between the markers.
-fn write_between_markers(path: &Path, text: &str) {
-    let old = std::fs::read_to_string(path).unwrap_or_else(|_| format!("{BEGIN}\n{END}\n"));
-    let parts = old.split_once(BEGIN).and_then(|(head, rest)| Some((head, rest.split_once(END)?.1)));
-    let (head, tail) = parts.unwrap_or_else(|| panic!("{} has no lines {BEGIN} and {END}", path.display()));
-    std::fs::write(path, format!("{head}{BEGIN}\n{}\n{END}{tail}", text.trim_end())).unwrap();
-}
-
-/// The middle one; of an even number the lower of the two.
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN)
 }
 
 #[allow(clippy::cast_precision_loss, reason = "megabytes")]

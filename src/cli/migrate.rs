@@ -10,7 +10,7 @@ use crate::migrate::{self, Done, Fate, Kind, MigrateError, Remains, Settings, St
 use crate::postgres::error::report;
 use crate::postgres::slot::{self, SlotView};
 use crate::relay::checkpoint::{self, CheckpointError};
-use crate::relay::slot_life::{self, BEGIN_ANEW};
+use crate::relay::slot_life::{self, RESET};
 
 /// Create, remove or list the tables and the publication
 #[derive(Debug, clap::Args)]
@@ -85,7 +85,7 @@ fn print_up(done: &[Done], slot: Option<&SlotView>) -> Result<(), Failure> {
         // Logical decoding looks at the catalog as it was: the publication is not in the slot's past.
         Some(slot) if made_publication => output::print(&format!(
             "warning: slot {} is older than the publication and cannot decode what came before it; \
-             {BEGIN_ANEW}",
+             {RESET}",
             slot.slot_name
         )),
         None if made_publication => output::print(&"next: txstream slot create"),

@@ -10,6 +10,7 @@ mod breaker;
 mod completions;
 mod config;
 mod connect;
+mod dead_letter;
 mod doctor;
 mod flags;
 mod lag;
@@ -21,6 +22,7 @@ mod relay;
 mod signals;
 mod slot;
 mod slot_words;
+mod verify;
 mod writer;
 
 #[cfg(test)]
@@ -95,8 +97,10 @@ enum Command {
     Migrate(migrate::MigrateArgs),
     Slot(slot::SlotArgs),
     Outbox(outbox::OutboxArgs),
+    DeadLetter(dead_letter::DeadLetterArgs),
     Lag(lag::LagArgs),
     Doctor(doctor::DoctorArgs),
+    Verify(verify::VerifyArgs),
     Breaker(breaker::BreakerArgs),
     Config(config::ConfigArgs),
     Completions(completions::CompletionsArgs),
@@ -200,11 +204,13 @@ impl Arguments {
             Command::Migrate(args) => migrate::run(args, config).await,
             Command::Slot(args) => slot::run(args, config).await,
             Command::Outbox(args) => outbox::run(args, config).await,
+            Command::DeadLetter(args) => dead_letter::run(args, config).await,
             Command::Lag(args) => lag::run(args, config).await,
             Command::Doctor(args) => {
                 let (_, oddities) = crate::config::load(&self.inputs()?).map_err(Failure::Usage)?;
                 doctor::run(args, config, &oddities).await
             }
+            Command::Verify(args) => verify::run(args, config).await,
             Command::Breaker(args) => breaker::run(args, config).await,
             Command::Config(args) => config::run(args, config),
             // Answered by `parse`, which needs no configuration for them.

@@ -39,16 +39,7 @@ pub(super) async fn run(args: &RelayArgs, config: &Config, set_level: SetLevel) 
         brokers = config.kafka.brokers,
         "relaying committed outbox rows to Kafka"
     );
-    let relay = Relay {
-        settings: config.relay.clone(),
-        outbox: config.outbox.clone(),
-        kafka: config.kafka.clone(),
-        conninfo: config.replication.clone(),
-        application_name: config.app.name.clone(),
-        create_slot: args.create_slot,
-        board,
-        metrics,
-    };
+    let relay = relay(config, args.create_slot, board, metrics);
     let (stop, stopped) = watch::channel(false);
     let finished = tokio::select! {
         finished = Box::pin(relay::run(&relay, stopped, orders)) => finished,
@@ -65,4 +56,18 @@ pub(super) async fn run(args: &RelayArgs, config: &Config, set_level: SetLevel) 
         tracing::info!("stopped; everything that was read is confirmed");
     }
     Ok(())
+}
+
+/// A relay with these settings.
+pub(super) fn relay(config: &Config, create_slot: bool, board: Arc<Board>, metrics: Arc<Metrics>) -> Relay {
+    Relay {
+        settings: config.relay.clone(),
+        outbox: config.outbox.clone(),
+        kafka: config.kafka.clone(),
+        conninfo: config.replication.clone(),
+        application_name: config.app.name.clone(),
+        create_slot,
+        board,
+        metrics,
+    }
 }

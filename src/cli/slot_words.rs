@@ -32,7 +32,7 @@ pub(super) fn seconds(number: f64) -> String {
 /// In one line: who holds it and what is not confirmed.
 pub(super) fn standing(view: &SlotView) -> String {
     if let Some(terminal) = view.terminal() {
-        return format!("lost, {}; run txstream slot drop, then txstream slot create", terminal.why());
+        return format!("lost, {}; run txstream slot reset --backfill", terminal.why());
     }
     let held = view.held_by().map_or_else(|| "nobody holds it".to_owned(), |who| format!("held by {who}"));
     let at = view.confirmed_flush_lsn.map_or_else(|| "an unknown position".to_owned(), |lsn| lsn.to_string());
@@ -160,7 +160,7 @@ mod tests {
                 "held by pid 7, confirmed up to 0/2, 2.0 KiB behind",
             ),
             (r#","wal_status":"unreserved","safe_wal_size":-5"#, "lost at the next checkpoint"),
-            (r#","wal_status":"lost""#, "run txstream slot drop, then txstream slot create"),
+            (r#","wal_status":"lost""#, "run txstream slot reset --backfill"),
             (
                 r#","oldest_transaction":{"pid":9,"age_seconds":600,"state":"idle in transaction"}"#,
                 "held back by: pid 9 (idle in transaction), open for 10 min",

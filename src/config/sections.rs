@@ -50,8 +50,8 @@ impl Reader<'_> {
         });
         let on_reject = self.parse("WORKER_ON_REJECT", |text| match text {
             "halt" => Ok(OnReject::Halt),
-            "dead-letter" => Err("dead-letter is not available in this version; use halt".to_owned()),
-            _ => Err(format!("{text:?} is not a policy; write halt")),
+            "dead-letter" => Ok(OnReject::DeadLetter),
+            _ => Err(format!("{text:?} is not a policy; write halt or dead-letter")),
         });
         relay::Settings {
             slot,

@@ -299,7 +299,7 @@ pub const VARIABLES: &[Variable] = &[
         "WORKER_ON_REJECT",
         Is("halt"),
         "POLICY",
-        "What to do with a record that Kafka will never take: halt",
+        "What to do with a record that Kafka will never take: halt, or dead-letter",
     ),
     plain(WRITER, "SERVER_HOST", Is("localhost"), "HOST", "Address of the HTTP service"),
     plain(WRITER, "SERVER_PORT", Is("8080"), "PORT", "Port of the HTTP service"),

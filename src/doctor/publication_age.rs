@@ -2,24 +2,18 @@
 //! there, and is stuck for ever.
 //!
 //! A transaction id tells cheaply that the publication is older. Where it does not, the slot is asked to decode
-//! its next change, which moves nothing. That tells nothing on PostgreSQL 18, where it is said to be unchecked.
+//! its next change, which moves nothing. PostgreSQL 18 decodes it without the publication, and warns.
 
-use postgres_protocol::escape::{escape_identifier, escape_literal};
 use tokio_postgres::types::Type;
 
 use super::server::Server;
-use super::slot::BEGIN_ANEW;
+use super::slot::RESET;
 use super::{Checked, Finding};
 use crate::postgres::PgError;
 use crate::postgres::replication::ReplicationConn;
+use crate::postgres::slot::publication_is_missing;
 
 pub(super) const NAME: &str = "publication_age";
-
-/// Longest time that the slot is kept from a relay that starts meanwhile.
-const PATIENCE: &str = "3s";
-
-/// From PostgreSQL 18 on, decoding without the publication was seen to succeed.
-const PEEK_TELLS_NOTHING: i32 = 180_000;
 
 pub(super) async fn check(server: &Server<'_>) -> Checked {
     let (Some(slot), Some(_)) = (&server.slot, &server.publication) else {
@@ -35,35 +29,25 @@ pub(super) async fn check(server: &Server<'_>) -> Checked {
             format!("publication {publication} was there before slot {slot} needed it"),
         )]);
     }
-    if server.version >= PEEK_TELLS_NOTHING {
-        return Ok(vec![Finding::unchecked(
-            NAME,
-            &format!(
-                "on this version of PostgreSQL a publication younger than its slot is not detected; {publication} \
-                 may be younger than {slot}"
-            ),
-        )]);
-    }
     if server.in_recovery {
         return Ok(vec![Finding::unchecked(NAME, "the server is a standby")]);
     }
     if server.slot.as_ref().is_some_and(|slot| slot.active) {
         return Ok(vec![Finding::unchecked(NAME, &format!("slot {slot} is in use"))]);
     }
-    Ok(vec![match peek(server).await {
-        Ok(()) => Finding::ok(NAME, format!("slot {slot} decodes with publication {publication}")),
-        Err(error) if error.sqlstate() == Some("42704") => Finding::fail(
+    Ok(vec![match missing(server).await {
+        Ok(Some(false)) => Finding::ok(NAME, format!("slot {slot} decodes with publication {publication}")),
+        Ok(Some(true)) => Finding::fail(
             NAME,
             format!(
                 "publication {publication} is younger than slot {slot}: it was created after changes that the slot has \
-                 still to decode; the slot can never decode them and is stuck"
+                 still to decode; the slot can never decode them, and is stuck or skips them"
             ),
         )
-        .mended_by(BEGIN_ANEW),
-        Err(error) if error.sqlstate() == Some("57014") => Finding::unchecked(
-            NAME,
-            &format!("slot {slot} has so much to decode that {PATIENCE} were not enough"),
-        ),
+        .mended_by(RESET),
+        Ok(None) => {
+            Finding::unchecked(NAME, &format!("slot {slot} has much to decode before its first change"))
+        }
         Err(error) => Finding::failed(NAME, &error),
     }])
 }
@@ -87,15 +71,8 @@ select coalesce((select bool_or(made.age < 0 or made.age > age(s.catalog_xmin)) 
 }
 
 /// Decodes the slot's next change, without moving the slot.
-async fn peek(server: &Server<'_>) -> Result<(), PgError> {
+async fn missing(server: &Server<'_>) -> Result<Option<bool>, PgError> {
     let subject = server.subject;
     let mut connection = ReplicationConn::connect(&subject.replication, "txstream doctor").await?;
-    connection.simple_query(&format!("SET statement_timeout = '{PATIENCE}'")).await?;
-    let sql = format!(
-        "SELECT count(*) FROM pg_catalog.pg_logical_slot_peek_binary_changes({}, NULL, 1, 'proto_version', '1', \
-         'publication_names', {})",
-        escape_literal(&subject.slot),
-        escape_literal(&escape_identifier(&subject.publication)),
-    );
-    connection.simple_query(&sql).await.map(drop)
+    publication_is_missing(&mut connection, &subject.slot, &subject.publication).await
 }

@@ -5,12 +5,11 @@ use super::{Checked, Finding};
 use crate::postgres::Lsn;
 use crate::relay::checkpoint::{self, CheckpointError, Identity, Verdict, judge};
 use crate::relay::preflight::{Problem, objection};
-use crate::relay::slot_life;
 
 pub(super) const NAME: &str = "slot";
 
 /// How to go on when a slot never will.
-pub(super) const BEGIN_ANEW: &str = "txstream slot drop --yes && txstream slot create";
+pub(super) const RESET: &str = "txstream slot reset --backfill";
 
 pub(super) async fn check(server: &Server<'_>) -> Checked {
     let name = &server.subject.slot;
@@ -28,7 +27,7 @@ pub(super) async fn check(server: &Server<'_>) -> Checked {
                     NAME,
                     format!("slot {name} is lost: {}{}", terminal.why(), prevent.unwrap_or_default()),
                 )
-                .mended_by(BEGIN_ANEW),
+                .mended_by(RESET),
             ]);
         }
     }
@@ -69,13 +68,15 @@ fn judged(server: &Server<'_>, verdict: &Verdict) -> Finding {
         }
         Some(Problem::Halt(halt)) => halt.what,
         Some(Problem::Wait(why)) => {
-            return Finding::warn(NAME, why).mended_by("txstream slot reset --backfill");
+            return Finding::warn(NAME, why).mended_by(RESET);
         }
         Some(Problem::Retry(error)) => return Finding::failed(NAME, &error),
     };
     Finding::fail(NAME, what).mended_by(match verdict {
-        Verdict::NeverExisted | Verdict::Dropped => "txstream slot create".to_owned(),
-        Verdict::Lost { .. } => BEGIN_ANEW.to_owned(),
-        _ => slot_life::forget(name),
+        Verdict::NeverExisted | Verdict::Dropped => "txstream slot create",
+        Verdict::Lost { .. } => RESET,
+        // Of a cluster or database that it does not know.
+        _ if server.slot.is_none() => RESET,
+        _ => "txstream slot adopt",
     })
 }

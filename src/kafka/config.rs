@@ -181,7 +181,7 @@ pub(super) fn admin(settings: &Settings) -> ClientConfig {
     config
 }
 
-/// The configuration of a client that asks for topics as a consumer would.
+/// The configuration of a client that asks for topics as a consumer would, and reads them by assignment.
 pub(super) fn consumer(settings: &Settings, group: &Group) -> ClientConfig {
     let mut config = admin(settings);
     config
@@ -191,7 +191,9 @@ pub(super) fn consumer(settings: &Settings, group: &Group) -> ClientConfig {
         .set("max.poll.interval.ms", millis(group.session_timeout, 0, 300_000, 86_400_000))
         .set("auto.offset.reset", &group.auto_offset_reset)
         .set("enable.auto.commit", "false")
-        .set("enable.auto.offset.store", "false");
+        .set("enable.auto.offset.store", "false")
+        // The last offsets of a partition may be of no record; its end is told all the same.
+        .set("enable.partition.eof", "true");
     config
 }
 

@@ -29,6 +29,9 @@ pub fn classify(code: RDKafkaErrorCode) -> FailureClass {
         | Code::InvalidArgument
         | Code::BadMessage => FailureClass::Rejected(Rejection::Invalid),
 
+        // A broker refused the batch for another record of it.
+        Code::InvalidDifferentRecord => FailureClass::Neighbour,
+
         // The idempotent producer lost its sequence or its right to write: only a new one helps.
         Code::OutOfOrderSequenceNumber
         | Code::UnknownProducerId
@@ -170,6 +173,7 @@ mod tests {
                 &[Code::UnknownTopicOrPartition, Code::UnknownTopic, Code::UnknownPartition],
             ),
             (rejected(Rejection::TooLarge), &[Code::MessageSizeTooLarge, Code::MessageBatchTooLarge]),
+            (FailureClass::Neighbour, &[Code::InvalidDifferentRecord]),
             (rejected(Rejection::Invalid), &[Code::InvalidRecord, Code::InvalidTopic]),
             (
                 FailureClass::Fatal,

@@ -10,6 +10,7 @@
 //! - [`error`]: what an error code means ([`error::classify`]) and what a person can do about it.
 //! - [`limits`]: a topic's own size limit, and the size of a record as a broker counts it.
 //! - [`reader`]: [`Reader`], what brokers say of themselves and of a topic, without joining a group.
+//! - [`reading`]: the records of a topic, passed by without committing an offset.
 //! - [`describe`]: [`Describer`], how topics and brokers are set up.
 //!
 //! Invariant: a ticket that [`Producer::send`] took comes back exactly once, as
@@ -27,6 +28,7 @@ pub mod limits;
 pub mod producer;
 pub mod properties;
 pub mod reader;
+pub mod reading;
 
 pub use describe::Describer;
 pub use inbox::Inbox;
@@ -101,6 +103,8 @@ pub enum FailureClass {
     Topic(TopicTrouble),
     /// This record will never be taken.
     Rejected(Rejection),
+    /// Another record of its batch is at fault: it goes again alone.
+    Neighbour,
     /// The producer is finished: end the run.
     Fatal,
     /// Our own purge.

@@ -1,5 +1,5 @@
 //! What brokers say of themselves and of a topic. No group is joined and no offset committed, so asking
-//! disturbs nobody. Records are not read.
+//! disturbs nobody. Records are read in [`super::reading`].
 //!
 //! Every function blocks: call them from `spawn_blocking`.
 
@@ -64,9 +64,9 @@ pub enum TopicAnswer {
 
 /// A consumer without a group.
 pub struct Reader {
-    consumer: BaseConsumer<Context>,
-    brokers: String,
-    patience: Duration,
+    pub(super) consumer: BaseConsumer<Context>,
+    pub(super) brokers: String,
+    pub(super) patience: Duration,
 }
 
 impl Reader {
@@ -121,7 +121,7 @@ impl Reader {
     }
 
     /// The error with what librdkafka told of its connections meanwhile, which says more.
-    fn explain(&self, error: &KafkaError, doing: &str) -> ReadError {
+    pub(super) fn explain(&self, error: &KafkaError, doing: &str) -> ReadError {
         // Its words come when it is polled.
         (0..100).any(|_| self.consumer.poll(Duration::ZERO).is_none());
         let told = self.consumer.context().0.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -151,7 +151,7 @@ fn found(topic: &MetadataTopic) -> TopicAnswer {
 
 /// Keeps the last trouble that says more than that no broker is there.
 #[derive(Default)]
-struct Context(Arc<Mutex<Option<Trouble>>>);
+pub(super) struct Context(Arc<Mutex<Option<Trouble>>>);
 
 impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {

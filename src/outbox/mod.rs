@@ -146,6 +146,16 @@ pub struct Unmappable {
     pub columns: Vec<(String, Option<String>)>,
 }
 
+impl Unmappable {
+    /// Whether the row has an id.
+    pub fn has_id(&self) -> bool {
+        self.id != NO_ID
+    }
+}
+
+/// Stands for the id of a row without one.
+const NO_ID: &str = "(no id)";
+
 /// The columns are left out: a row must not end in a log.
 impl fmt::Debug for Unmappable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

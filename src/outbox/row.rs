@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::plan::{Column, Plan};
 use super::value::{self, Kind, Printer, Unprintable};
-use super::{MapError, Unmappable};
+use super::{MapError, NO_ID, Unmappable};
 use crate::pgoutput::{Format, Span, Tuple};
 
 /// A row being mapped.
@@ -98,7 +98,7 @@ impl<'a> Row<'a> {
         let id = columns.get(self.plan.id).and_then(|(_, id)| id.clone());
         MapError::Unmappable(Box::new(Unmappable {
             table: self.plan.table.to_string(),
-            id: id.unwrap_or_else(|| "(no id)".to_owned()),
+            id: id.unwrap_or_else(|| NO_ID.to_owned()),
             reason: reason.to_owned(),
             columns,
         }))

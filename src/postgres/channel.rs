@@ -13,11 +13,13 @@ pub(super) struct Channel<S> {
     pub(super) stream: S,
     pub(super) input: ReadBuffer,
     pub(super) output: WriteBuffer,
+    /// What the server remarked in command mode.
+    pub(super) notices: Vec<ServerError>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
     pub(super) fn new(stream: S) -> Self {
-        Self { stream, input: ReadBuffer::new(), output: WriteBuffer::new() }
+        Self { stream, input: ReadBuffer::new(), output: WriteBuffer::new(), notices: Vec::new() }
     }
 
     /// Queues what `encode` appends and sends it.
@@ -56,6 +58,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Channel<S> {
                     let notice =
                         ServerError::from_fields(body.fields()).map_err(|e| PgError::from_io(doing, e))?;
                     tracing::info!(severity = notice.severity, code = notice.code, "{}", notice.message);
+                    self.notices.push(notice);
                 }
                 Frame::Message(message) => return Ok(message),
                 Frame::CopyData(_) | Frame::CopyBoth => {

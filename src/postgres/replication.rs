@@ -18,8 +18,8 @@ use super::transport::{self, Transport};
 use super::wire::Frame;
 use super::{ConnInfo, Lsn, PgError};
 
-pub use startup::WalSenderTimeout;
 pub(super) use startup::check_session;
+pub use startup::{PINNED, WalSenderTimeout};
 
 /// How long the server may take to answer a command that does not wait for others.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
@@ -156,6 +156,11 @@ impl ReplicationConn {
     /// As [`PgError`]; after an error answer the connection can be used again.
     pub async fn simple_query(&mut self, sql: &str) -> Result<Vec<TextRow>, PgError> {
         self.command(sql, "run a statement on the replication connection").await
+    }
+
+    /// What the server has remarked on statements since the last call: notices and warnings.
+    pub fn take_notices(&mut self) -> Vec<ServerError> {
+        std::mem::take(&mut self.channel.notices)
     }
 
     /// CREATE_REPLICATION_SLOT for pgoutput. Waits until every transaction that is older has ended,

@@ -64,8 +64,8 @@ pub struct Rejected {
     pub row_id: String,
     /// The record's topic.
     pub topic: String,
-    /// Commit end LSN of its transaction, as a number.
-    pub commit_end_lsn: u64,
+    /// Where the commit record of its transaction begins, as a number.
+    pub commit_lsn: u64,
     /// Its place among the records of that transaction, from 0.
     pub ordinal: u64,
     /// Why Kafka refused it.
@@ -238,28 +238,63 @@ pub struct Progress<'a> {
     pub recovery: Option<Recovery>,
 }
 
-/// Writes what the holder knows, and makes the row for a slot that has none. Keeps the recovery pair
-/// unless there is a new one, the backfill mark and the rejected record.
+/// Takes the row for this holder, which has begun to stream: from here on the slot moves with it, and
+/// nobody else's late write counts any more. Keeps the recovery pair, the backfill mark and the
+/// rejected record; an unknown position keeps the one there is.
 ///
 /// # Errors
 /// [`CheckpointError`].
-pub async fn advance(client: &Client, progress: &Progress<'_>) -> Result<(), CheckpointError> {
+pub async fn claim(
+    client: &Client,
+    slot: &str,
+    identity: &Identity<'_>,
+    confirmed_lsn: Option<Lsn>,
+) -> Result<(), CheckpointError> {
+    let confirmed = confirmed_lsn.map(|lsn| PgLsn::from(lsn.0));
+    write(
+        client,
+        "write the checkpoint row",
+        "insert into public.txstream_checkpoint as row
+             (slot, system_identifier, database, confirmed_lsn, instance, clean)
+         select $1, $2, $3, $4, $5, false from durability
+         on conflict (slot) do update set
+             system_identifier = excluded.system_identifier, database = excluded.database,
+             confirmed_lsn = coalesce(excluded.confirmed_lsn, row.confirmed_lsn),
+             instance = excluded.instance, clean = false, dropped = false, updated_at = now()",
+        &[
+            (&slot, Type::TEXT),
+            (&identity.system_identifier, Type::TEXT),
+            (&identity.database, Type::TEXT),
+            (&confirmed, Type::PG_LSN),
+            (&identity.instance, Type::TEXT),
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
+/// Writes what the holder knows, and makes the row for a slot that has none. A row that another holder
+/// or a command has taken since stays as it is. Keeps the recovery pair unless there is a new one, the
+/// backfill mark and the rejected record. Answers whether the row was written.
+///
+/// # Errors
+/// [`CheckpointError`].
+pub async fn advance(client: &Client, progress: &Progress<'_>) -> Result<bool, CheckpointError> {
     let confirmed = PgLsn::from(progress.confirmed_lsn.0);
     let xid = progress.recovery.map(|pair| pair.xid.cast_signed());
     let lsn = progress.recovery.map(|pair| PgLsn::from(pair.lsn.0));
     let identity = progress.identity;
-    write(
+    let rows = write(
         client,
         "write the checkpoint row",
         "insert into public.txstream_checkpoint as row
              (slot, system_identifier, database, confirmed_lsn, instance, clean, recovery_xid, recovery_lsn)
          select $1, $2, $3, $4, $5, $6, $7, $8 from durability
          on conflict (slot) do update set
-             system_identifier = excluded.system_identifier, database = excluded.database,
-             confirmed_lsn = excluded.confirmed_lsn, instance = excluded.instance, clean = excluded.clean,
+             confirmed_lsn = excluded.confirmed_lsn, clean = excluded.clean,
              recovery_xid = coalesce(excluded.recovery_xid, row.recovery_xid),
-             recovery_lsn = coalesce(excluded.recovery_lsn, row.recovery_lsn),
-             dropped = false, updated_at = now()",
+             recovery_lsn = coalesce(excluded.recovery_lsn, row.recovery_lsn), updated_at = now()
+         where row.instance = excluded.instance and not row.dropped",
         &[
             (&progress.slot, Type::TEXT),
             (&identity.system_identifier, Type::TEXT),
@@ -272,7 +307,7 @@ pub async fn advance(client: &Client, progress: &Progress<'_>) -> Result<(), Che
         ],
     )
     .await?;
-    Ok(())
+    Ok(rows > 0)
 }
 
 /// Remembers the record that Kafka refused, or forgets it with `None`. The row must exist.
@@ -341,4 +376,26 @@ pub async fn whereabouts(client: &Client) -> Result<(String, String), PgError> {
         .await
         .map_err(failed)?;
     Ok((row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?))
+}
+
+/// A recovery pair of now: every transaction below its xid has ended before its position.
+///
+/// # Errors
+/// [`PgError`].
+pub async fn take_pair(client: &Client) -> Result<Recovery, PgError> {
+    const DOING: &str = "take a recovery pair";
+    const SQL: &str = "select pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text";
+    let failed = |source| PgError::statement(DOING, source);
+    let row = client.query_typed_one(SQL, &[]).await.map_err(failed)?;
+    let xid: String = row.try_get(0).map_err(failed)?;
+    // A statement of its own: the position must be taken after the snapshot.
+    let row = client
+        .query_typed_one("select pg_catalog.pg_current_wal_insert_lsn()::text", &[])
+        .await
+        .map_err(failed)?;
+    let lsn: String = row.try_get(0).map_err(failed)?;
+    match (xid.parse(), lsn.parse()) {
+        (Ok(xid), Ok(lsn)) => Ok(Recovery { xid, lsn }),
+        _ => Err(PgError::protocol(DOING, "an xid or LSN that is none")),
+    }
 }

@@ -2,28 +2,42 @@
 //! means. Inputs in, outputs out; no socket, no clock, no thread, so that a simulation can run
 //! thousands of schedules a second through it.
 //!
+//! This file takes records in; `dispatch` hands them over, `reports` says what came of them, `parks` is
+//! the way of those that Kafka will never take, `view` shows the rest of the relay how it stands.
+//!
 //! Invariants held here: records of a key are sent in commit order and none behind one that has to go
-//! again (I5); a failed record holds the confirmed LSN before itself and is retried or halts the
-//! relay, never dropped (I4); bytes read and not acknowledged stay within the budget and one record
+//! again (I5); a failed record holds the confirmed LSN before itself and is retried, parked, or halts
+//! the relay, never dropped (I4); bytes read and not acknowledged stay within the budget and one record
 //! (I6). The ledger holds I1 to I3.
+
+mod dispatch;
+mod parks;
+mod reports;
+mod view;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
+use self::parks::{BEHIND, NO_ROUTE};
+
 use super::backoff::Backoff;
-use super::breaker::{Breaker, State, Transition};
+use super::breaker::{Breaker, Transition};
 use super::budget::Budget;
+use super::checkpoint::Rejected;
 use super::gather::Gather;
 use super::halt::Halt;
 use super::lane::{Lanes, Queued};
 use super::ledger::Ledger;
-use super::refusal::{exhausted, refused};
-use super::rounds::{Round, Rounds};
+use super::parking::Parking;
+use super::refusal::{too_large, too_large_text};
+use super::rounds::Rounds;
 use super::settings::Settings;
 use super::topics::{TopicId, Topics, Trouble};
-use crate::kafka::{Failure, FailureClass, Rejection, SendError, Ticket};
+use crate::dead_letter::Reason;
+use crate::kafka::{SendError, Ticket};
 use crate::outbox::Record;
 use crate::postgres::Lsn;
 
@@ -47,15 +61,8 @@ pub(super) enum Taken {
     Yes,
     /// The topic's size limit has to be learnt first; the record comes back.
     NeedsLimit(Box<Record>),
-    /// It is larger than its topic takes.
-    TooLarge {
-        /// The record.
-        record: Box<Record>,
-        /// Its size as Kafka counts it.
-        size: usize,
-        /// The topic's limit.
-        limit: usize,
-    },
+    /// It is larger than its topic takes: parked, or the halt that it means.
+    TooLarge(Option<Halt>),
 }
 
 /// An acknowledged record.
@@ -80,6 +87,26 @@ pub(super) struct CameBack {
     pub(super) attempts: u32,
     /// The topic was well until now.
     pub(super) first: bool,
+    /// It will not go again: it is a dead letter.
+    pub(super) parked: bool,
+}
+
+/// Where records come from and go to: an outbox table, an event type, a topic.
+#[derive(Debug)]
+struct Source {
+    topic: TopicId,
+    table: Arc<str>,
+    event_type: Bytes,
+}
+
+/// The record that the relay stops at.
+#[derive(Debug)]
+struct Refused {
+    halt: Halt,
+    topic: TopicId,
+    key: Bytes,
+    ticket: Ticket,
+    rejected: Rejected,
 }
 
 /// A topic in trouble, for people.
@@ -99,7 +126,8 @@ pub(super) struct Core {
     budget: Budget,
     lanes: Lanes,
     topics: Topics,
-    routes: Vec<TopicId>,
+    parking: Parking,
+    routes: Vec<Source>,
     rounds: Rounds,
     breaker: Breaker,
     gather: Gather,
@@ -110,7 +138,7 @@ pub(super) struct Core {
     /// Kafka is what it waits for.
     wants_limit_since: Option<Instant>,
     /// Why nothing more is handed over: the record that Kafka refused stays the oldest of its key.
-    refused: Option<Halt>,
+    refused: Option<Refused>,
     fatal: Option<String>,
 }
 
@@ -127,6 +155,7 @@ impl Core {
             budget: Budget::new(settings.max_in_flight_bytes),
             lanes: Lanes::new(settings.lanes),
             topics: Topics::default(),
+            parking: Parking::default(),
             routes: Vec::new(),
             rounds: Rounds::default(),
             breaker,
@@ -150,9 +179,16 @@ impl Core {
         &self.ledger
     }
 
-    /// A transaction begins.
-    pub(super) fn begin(&mut self, commit_time: i64) {
-        self.ledger.begin(commit_time);
+    /// A transaction begins; `commit_lsn` is where its commit record begins, or whatever rises with commit
+    /// order: it is the position of its dead letters.
+    pub(super) fn begin(&mut self, commit_lsn: Lsn, commit_time: i64) {
+        self.ledger.begin(commit_lsn, 0, commit_time);
+    }
+
+    /// A row of the table begins, number `number` of a backfill that reads what was committed before `at`:
+    /// its dead letter stands behind those of the stream up to there, and before what comes later.
+    pub(super) fn begin_row(&mut self, at: Lsn, number: u64, commit_time: i64) {
+        self.ledger.begin(at, number, commit_time);
     }
 
     /// It ends; returns whether it held any record.
@@ -170,26 +206,32 @@ impl Core {
         self.ledger.keepalive(wal_end);
     }
 
-    /// A new route: its records go to `topic`.
-    pub(super) fn add_route(&mut self, topic: &Arc<str>) -> u32 {
-        let id = self.topics.intern(topic);
-        self.routes.push(id);
+    /// A new route: its records are events of a type from a table (`schema.name`) and go to `topic`.
+    pub(super) fn add_route(&mut self, topic: &Arc<str>, table: &Arc<str>, event_type: Bytes) -> u32 {
+        let topic = self.topics.intern(topic);
+        self.routes.push(Source { topic, table: Arc::clone(table), event_type });
         u32::try_from(self.routes.len() - 1).unwrap_or(u32::MAX)
     }
 
     /// A record of the open transaction; `size` as Kafka counts it.
     pub(super) fn take(&mut self, record: Record, route: u32, size: usize, now: Instant) -> Taken {
-        let topic = self.routes[route as usize];
+        let topic = self.routes[route as usize].topic;
         let Some(limit) = self.topics.get(topic).limit else {
             self.wants_limit_since.get_or_insert(now);
             return Taken::NeedsLimit(Box::new(record));
         };
         self.wants_limit_since = None;
         if size > limit {
-            return Taken::TooLarge { record: Box::new(record), size, limit };
+            let error = too_large_text(size, limit);
+            let halt = |record: &Record| too_large(record, size, limit);
+            return Taken::TooLarge(self.refuse(record, route, Reason::TooLarge, &error, now, halt));
         }
         let ticket = self.ledger.take(record.bytes(), route, now);
         self.observe_budget();
+        if self.parking.from(topic, &record.key).is_some() {
+            self.park(ticket, record, route, Reason::Behind, BEHIND);
+            return Taken::Yes;
+        }
         // A record that has to wait must not keep the whole receive buffer that it came in alive:
         // between it and the next one may lie any amount of rows that are not ours.
         let waits = self.is_stuck() || self.breaker.allowance(self.rounds.outstanding()) == 0;
@@ -230,169 +272,11 @@ impl Core {
         self.gather.is_busy()
     }
 
-    /// Hands over what is due: first what has to go again, then a turn of every lane.
-    pub(super) fn dispatch(&mut self, sink: &mut impl Sink, now: Instant) {
-        // librdkafka frees a record's place only after its report was handled, so the last report may
-        // come while the queue still counts as full.
-        self.full_until.take_if(|until| self.rounds.outstanding() == 0 && now >= *until);
-        if self.is_stuck() {
-            return;
-        }
-        let mut allowance = self.breaker.allowance(self.rounds.outstanding());
-        if allowance == 0 {
-            return;
-        }
-        let round = self.rounds.open(now);
-        self.dispatch_topics(sink, round, &mut allowance, now);
-        if self.gather.is_due(self.lanes.queued(), !self.may_read(), now) {
-            for _ in 0..self.settings.lanes {
-                if let Some(lane) = self.lanes.turn() {
-                    self.dispatch_lane(lane, sink, round, &mut allowance);
-                }
-            }
-            if self.lanes.queued() == 0 {
-                self.gather.handed_over();
-            }
-        }
-        self.rounds.trim();
-    }
-
-    fn dispatch_topics(&mut self, sink: &mut impl Sink, round: Round, allowance: &mut usize, now: Instant) {
-        let holding: Vec<TopicId> = self.topics.holding().collect();
-        for id in holding {
-            while *allowance > 0 && !self.is_stuck() {
-                let Some((ticket, record)) = self.topics.get_mut(id).next(now) else { break };
-                if self.hand_over(&record, ticket, id, sink, round) {
-                    *allowance -= 1;
-                } else {
-                    self.topics.get_mut(id).give_back(ticket, record, now);
-                }
-            }
-            self.topics.settle(id);
-        }
-    }
-
-    fn dispatch_lane(&mut self, lane: usize, sink: &mut impl Sink, round: Round, allowance: &mut usize) {
-        for _ in 0..self.settings.batch_size {
-            if *allowance == 0 || self.is_stuck() {
-                return;
-            }
-            let Some(queued) = self.lanes.pop(lane) else { return };
-            let topic = self.topics.get_mut(queued.topic);
-            if topic.must_hold() {
-                topic.hold(queued);
-            } else if self.hand_over(&queued.record, queued.ticket, queued.topic, sink, round) {
-                *allowance -= 1;
-            } else {
-                self.lanes.give_back(lane, queued);
-            }
-        }
-    }
-
-    /// Nothing can be handed over until something happens.
-    fn is_stuck(&self) -> bool {
-        self.full_until.is_some() || self.refused.is_some() || self.fatal.is_some()
-    }
-
-    fn hand_over(
-        &mut self,
-        record: &Record,
-        ticket: Ticket,
-        topic: TopicId,
-        sink: &mut impl Sink,
-        round: Round,
-    ) -> bool {
-        let sent = sink.send(record, ticket);
-        let until = self.rounds.opened_at(round) + FULL_FOR;
-        match sent {
-            Ok(()) | Err(SendError::CameBack) => {
-                self.ledger.sent(ticket, round);
-                self.rounds.sent(round);
-                self.topics.get_mut(topic).sent();
-                // Its failure is on the way: nothing may pass it meanwhile.
-                if sent.is_err() {
-                    self.full_until = Some(until);
-                }
-                return true;
-            }
-            Err(SendError::QueueFull) => self.full_until = Some(until),
-            Err(SendError::Rejected(rejection, message)) => {
-                self.refused = Some(refused(record, rejection, &message));
-            }
-            Err(SendError::Fatal(message)) => self.fatal = Some(message),
-        }
-        false
-    }
-
-    /// Kafka has the record.
-    pub(super) fn acknowledged(&mut self, ticket: Ticket, now: Instant) -> Acknowledged {
-        self.full_until = None;
-        let resolved = self.ledger.resolve(ticket);
-        let sent_at = resolved.round.map_or(now, |round| self.rounds.reported(round));
-        self.observe_budget();
-        let id = self.routes[resolved.route as usize];
-        let topic = self.topics.get_mut(id);
-        if topic.acknowledged() {
-            tracing::info!(topic = %topic.name, "topic takes records again");
-        }
-        self.breaker.success(now);
-        Acknowledged {
-            route: resolved.route,
-            processing: now.duration_since(resolved.taken_at),
-            publishing: now.duration_since(sent_at),
-            commit_time: resolved.commit_time,
-        }
-    }
-
-    /// The record came back and goes again, or stops the relay.
-    pub(super) fn failed(&mut self, failure: Failure, remedy: Option<String>, now: Instant) -> CameBack {
-        self.full_until = None;
-        let (route, round) = self.ledger.returned(failure.ticket);
-        self.rounds.reported(round);
-        self.observe_budget();
-        let id = self.routes[route as usize];
-        let topic = self.topics.get_mut(id);
-        let first = topic.trouble().is_none();
-        let trouble = Trouble { message: failure.message.clone(), remedy, since: now };
-        let too_large = failure.class == FailureClass::Rejected(Rejection::TooLarge);
-        let was_alone = topic.is_single();
-        let counts = matches!(failure.class, FailureClass::Topic(_));
-        match failure.class {
-            FailureClass::Transport => self.breaker.failure(now),
-            FailureClass::Rejected(rejection) if !too_large || was_alone => {
-                self.refused = Some(refused(&failure.record, rejection, &failure.message));
-            }
-            FailureClass::Fatal => self.fatal = Some(failure.message),
-            _ => {}
-        }
-        topic.failed(failure.ticket, failure.record, trouble, counts, too_large);
-        if let (Some(bound), true) = (self.settings.max_retries, counts)
-            && topic.attempts() > bound
-            && self.refused.is_none()
-        {
-            self.refused = Some(exhausted(&topic.name, bound, topic.trouble()));
-        }
-        let attempts = self.topics.get(id).attempts();
-        self.topics.settle(id);
-        CameBack { route, attempts, first }
-    }
-
-    /// All brokers are down, or a connection failed.
-    pub(super) fn transport_trouble(&mut self, all_down: bool, now: Instant) {
-        let waiting = self.ledger.unresolved() > 0 || self.wants_limit_since.is_some();
-        if all_down && waiting {
-            self.breaker.failure(now);
-        }
-    }
-
-    /// The producer is finished.
-    pub(super) fn producer_is_finished(&mut self, message: String) {
-        self.fatal = Some(message);
-    }
-
     /// Time passed. Returns the resends that were scheduled: topic, attempt, wait.
     pub(super) fn tick(&mut self, now: Instant) -> Vec<(Arc<str>, u32, Duration)> {
         self.breaker.tick(self.rounds.oldest().or(self.wants_limit_since), now);
+        let Self { parking, ledger, routes, .. } = self;
+        parking.settle(ledger, |route| (route != NO_ROUTE).then(|| routes[route as usize].topic));
         let scheduled = self.topics.schedule(&mut self.backoff, now);
         scheduled.into_iter().map(|(id, n, wait)| (Arc::clone(&self.topics.get(id).name), n, wait)).collect()
     }
@@ -408,49 +292,12 @@ impl Core {
 
     /// Why the relay halts, once nothing is outstanding.
     pub(super) fn refused(&self) -> Option<&Halt> {
-        self.refused.as_ref()
+        self.refused.as_ref().map(|refused| &refused.halt)
     }
 
     /// Why the session ends at once.
     pub(super) fn fatal(&self) -> Option<&str> {
         self.fatal.as_deref()
-    }
-
-    /// Records at the producer.
-    pub(super) fn outstanding(&self) -> usize {
-        self.rounds.outstanding()
-    }
-
-    /// When the oldest unresolved record was read, one that waits for its topic's limit included.
-    pub(super) fn oldest_taken(&self) -> Option<Instant> {
-        self.ledger.oldest().map(|oldest| oldest.taken_at).or(self.wants_limit_since)
-    }
-
-    /// When the oldest unresolved record was committed, one that waits for its topic's limit included:
-    /// µs since 2000-01-01 UTC.
-    pub(super) fn oldest_commit_time(&self) -> Option<i64> {
-        let oldest = self.ledger.oldest().map(|oldest| oldest.commit_time);
-        oldest.or_else(|| self.wants_limit_since.and_then(|_| self.ledger.open_commit_time()))
-    }
-
-    /// Records in each lane.
-    pub(super) fn lane_depths(&self) -> impl Iterator<Item = usize> + '_ {
-        self.lanes.depths()
-    }
-
-    /// Topics in trouble.
-    pub(super) fn waiting(&self) -> Vec<Waiting> {
-        let named = |id| {
-            let topic = self.topics.get(id);
-            let trouble = topic.trouble()?.clone();
-            Some(Waiting { topic: Arc::clone(&topic.name), trouble })
-        };
-        self.topics.holding().filter_map(named).collect()
-    }
-
-    /// The breaker's state, failures in a row, and whether it was opened by hand.
-    pub(super) fn breaker(&self) -> (State, u32, bool) {
-        (self.breaker.state(), self.breaker.failures(), self.breaker.is_forced())
     }
 
     /// Opens or closes the breaker by hand.

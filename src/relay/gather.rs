@@ -10,13 +10,22 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The window in which records are counted, and the longest time a burst gathers. With 10 ms the
-/// broker sees at most some hundred requests a second; a lone event never waits for it.
+/// The window in which records are counted, and the time that a burst gathers. With 10 ms the broker
+/// sees at most some hundred requests a second; a lone event never waits for it.
 const WINDOW: Duration = Duration::from_millis(10);
 
 /// More records than this in a window is busy: above it requests of one record each cost the broker
 /// more than the wait costs the reader (10,000 a second).
 const BUSY_RECORDS: usize = 100;
+
+/// Up to this many records in a window one window is gathered, above it longer in proportion, up to
+/// [`MOST_WINDOWS`]. Each partition's part of a burst is a request of its own: twice the burst is half the
+/// requests, and whoever sends 100,000 a second has a backlog to drain, where no single record is in a
+/// hurry. At four windows the broker needed half the CPU of one window for a drain.
+const RECORDS_PER_WINDOW: usize = 500;
+
+/// The longest time a burst gathers, in windows.
+const MOST_WINDOWS: u32 = 4;
 
 /// A burst this large is worth a request by itself.
 const BURST_RECORDS: usize = 8_192;
@@ -27,13 +36,14 @@ pub(super) struct Gather {
     window_ends: Option<Instant>,
     in_window: usize,
     busy: bool,
+    windows: u32,
     since: Option<Instant>,
 }
 
 impl Gather {
     /// Quiet.
     pub(super) fn new() -> Self {
-        Self { window_ends: None, in_window: 0, busy: false, since: None }
+        Self { window_ends: None, in_window: 0, busy: false, windows: 1, since: None }
     }
 
     /// `records` were read.
@@ -44,6 +54,8 @@ impl Gather {
                 // A window without a successor in time says nothing of now: quiet.
                 let recent = ended.is_some_and(|ends| now < ends + WINDOW);
                 self.busy = recent && self.in_window > BUSY_RECORDS;
+                let windows = if recent { self.in_window / RECORDS_PER_WINDOW } else { 1 };
+                self.windows = u32::try_from(windows).unwrap_or(MOST_WINDOWS).clamp(1, MOST_WINDOWS);
                 self.in_window = records;
                 self.window_ends = Some(now + WINDOW);
             }
@@ -64,12 +76,16 @@ impl Gather {
             && (!self.busy
                 || full
                 || queued >= BURST_RECORDS
-                || self.since.is_none_or(|since| now >= since + WINDOW))
+                || self.since.is_none_or(|since| now >= since + self.gathers()))
+    }
+
+    fn gathers(&self) -> Duration {
+        WINDOW * self.windows
     }
 
     /// When the burst that gathers is due at the latest.
     pub(super) fn due_at(&self) -> Option<Instant> {
-        self.since.map(|since| if self.busy { since + WINDOW } else { since })
+        self.since.map(|since| if self.busy { since + self.gathers() } else { since })
     }
 
     /// What was queued has been handed over.
@@ -99,6 +115,21 @@ mod tests {
         assert!(!gather.is_due(BUSY_RECORDS + 1, false, now));
         assert_eq!(gather.due_at(), Some(now + WINDOW));
         assert!(gather.is_due(BUSY_RECORDS + 1, false, now + WINDOW));
+    }
+
+    #[test]
+    fn a_backlog_gathers_longer_and_not_without_end() {
+        for (records, windows) in [(500, 1), (1_000, 2), (1_600, 3), (8_000, 4)] {
+            let mut gather = Gather::new();
+            let begin = Instant::now();
+            gather.took(records, begin);
+            gather.handed_over();
+            let now = begin + WINDOW;
+            gather.took(1, now);
+            assert_eq!(gather.due_at(), Some(now + WINDOW * windows), "{records} in the window before");
+            assert!(!gather.is_due(1, false, now + WINDOW * windows - Duration::from_millis(1)));
+            assert!(gather.is_due(1, false, now + WINDOW * windows));
+        }
     }
 
     #[test]

@@ -1,22 +1,21 @@
 //! From the output plugin's bytes to records in the core, in commit order.
 //!
 //! A row is mapped and measured before anything behind it is handed out: a row that has no record,
-//! or one that is too large for its topic, stops intake, and what was read before it still goes out.
-//! So a relay that is started again on the same bad row publishes nothing behind it.
+//! or one that is too large for its topic, is parked, or stops intake, and what was read before it still
+//! goes out. So a relay that is started again on the same bad row publishes nothing behind it.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use postgres_protocol::escape::escape_literal;
 use tokio::time::Instant;
 
 use super::core::{Core, Taken};
-use super::halt::Halt;
-use super::refusal::describe;
+use super::halt::{AGAIN, Halt, STAYS};
+use super::refusal::{OR_PARK, describe};
 use super::routes::Routes;
-use super::slot_life;
+use crate::dead_letter::Reason;
 use crate::kafka;
-use crate::metrics::{Ignored, Metrics};
+use crate::metrics::{ErrorType, Ignored, Metrics};
 use crate::outbox::{MapError, Mapped, Mapper, Record};
 use crate::pgoutput::{self, Message};
 use crate::postgres::Lsn;
@@ -37,6 +36,18 @@ struct Pending {
     size: usize,
 }
 
+/// Where the rows come from, for what a person can do about one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The slot.
+    Slot,
+    /// The table: a backfill of what was committed before `at`.
+    Table {
+        /// The end of WAL when it began.
+        at: Lsn,
+    },
+}
+
 /// Intake of one session.
 pub(super) struct Intake {
     mapper: Mapper,
@@ -44,15 +55,26 @@ pub(super) struct Intake {
     pending: Option<Pending>,
     stopped: Option<Stopped>,
     trace_contexts: u64,
-    slot: String,
+    origin: Origin,
     /// LSN of the commit record of the transaction being read.
     commit_lsn: Lsn,
+    /// Outbox tables by relation id; they are few.
+    tables: Vec<(u32, Arc<str>)>,
 }
 
 impl Intake {
     /// Nothing read yet.
-    pub(super) fn new(slot: String, mapper: Mapper, metrics: Arc<Metrics>) -> Self {
-        Self { mapper, metrics, pending: None, stopped: None, trace_contexts: 0, slot, commit_lsn: Lsn::ZERO }
+    pub(super) fn new(origin: Origin, mapper: Mapper, metrics: Arc<Metrics>) -> Self {
+        Self {
+            mapper,
+            metrics,
+            pending: None,
+            stopped: None,
+            trace_contexts: 0,
+            origin,
+            commit_lsn: Lsn::ZERO,
+            tables: Vec::new(),
+        }
     }
 
     /// Whether more may be read.
@@ -89,25 +111,33 @@ impl Intake {
         }
     }
 
-    fn decoded(&mut self, message: Message, core: &mut Core, routes: &mut Routes, now: Instant) {
+    /// The same, decoded.
+    pub(super) fn decoded(&mut self, message: Message, core: &mut Core, routes: &mut Routes, now: Instant) {
         let inside = core.ledger().in_transaction();
         match message {
             Message::Insert { relation_id, row } if inside => match self.mapper.map(relation_id, &row) {
-                Ok(mapped) => self.mapped(mapped, core, routes, now),
-                Err(error) => self.unmapped(error),
+                Ok(mapped) => self.mapped(mapped, relation_id, core, routes, now),
+                Err(error) => self.unmapped(error, core, now),
             },
             Message::Begin { final_lsn, commit_time, .. } if !inside => {
                 self.commit_lsn = final_lsn;
-                core.begin(commit_time);
+                match self.origin {
+                    Origin::Slot => core.begin(final_lsn, commit_time),
+                    Origin::Table { at } => core.begin_row(at, final_lsn.0, commit_time),
+                }
             }
             Message::Commit { end_lsn, .. } if inside => {
                 core.commit(end_lsn);
                 self.count_trace_contexts();
             }
             Message::Relation(relation) => {
+                let name: Arc<str> = format!("{}.{}", relation.namespace, relation.name).into();
+                self.tables.retain(|(id, _)| *id != relation.id);
+                self.tables.push((relation.id, name));
                 if let Err(error) = self.mapper.relation(&relation) {
-                    let remedy = "add the column, or set OUTBOX_PRESET or OUTBOX_PLACEMENT to what the table has; \
-                                  then start the relay again";
+                    let remedy = format!(
+                        "add the column, or set OUTBOX_PRESET or OUTBOX_PLACEMENT to what the table has; then {AGAIN}"
+                    );
                     self.stopped = Some(Stopped::Halt(Halt::new(error.to_string(), remedy)));
                 }
             }
@@ -122,25 +152,52 @@ impl Intake {
         }
     }
 
-    fn mapped(&mut self, mapped: Mapped, core: &mut Core, routes: &mut Routes, now: Instant) {
-        match mapped {
-            Mapped::Record(record) => {
+    fn mapped(
+        &mut self,
+        mapped: Mapped,
+        relation_id: u32,
+        core: &mut Core,
+        routes: &mut Routes,
+        now: Instant,
+    ) {
+        let (record, wrong) = match mapped {
+            Mapped::Record(record) => (record, None),
+            Mapped::InvalidTopic { record, reason } => (record, Some(reason)),
+            Mapped::Foreign => return self.metrics.ignored(Ignored::ForeignRow, 1),
+        };
+        // The mapper knows the relation, or there would be no record.
+        let Some((_, table)) = self.tables.iter().find(|(id, _)| *id == relation_id) else { return };
+        let route = routes.of(&record, table, core);
+        match wrong {
+            None => {
                 let size = kafka::limits::record_size(&record);
-                let route = routes.of(&record, core);
                 self.take(Pending { record, route, size }, core, now);
             }
-            Mapped::InvalidTopic { record, reason } => {
-                self.metrics.unmapped().rejected();
-                self.stopped = Some(Stopped::Halt(Halt::new(
-                    format!("record {}: {reason}", describe(&record)),
-                    format!(
-                        "the confirmed LSN stays before it; set KAFKA_TOPIC_EVENTS, or correct what writes \
-                         aggregatetype and {}",
-                        self.skipping()
-                    ),
-                )));
-            }
-            Mapped::Foreign => self.metrics.ignored(Ignored::ForeignRow, 1),
+            Some(reason) => self.invalid_topic(record, route, reason, core, now),
+        }
+    }
+
+    fn invalid_topic(&mut self, record: Record, route: u32, reason: &str, core: &mut Core, now: Instant) {
+        let halt = core.refuse(record, route, Reason::Invalid, reason, now, |record| {
+            Halt::new(
+                format!("record {}: {reason}", describe(record)),
+                format!(
+                    "{STAYS}; set KAFKA_TOPIC_EVENTS, or correct what writes \
+                     aggregatetype and {}",
+                    self.skipping()
+                ),
+            )
+        });
+        self.refused(halt, ErrorType::Invalid);
+    }
+
+    /// Counts a record that Kafka will never take, and stops where the policy says so.
+    fn refused(&mut self, halt: Option<Halt>, error: ErrorType) {
+        let counters = self.metrics.unmapped();
+        counters.failed(error);
+        if let Some(halt) = halt {
+            counters.rejected();
+            self.stopped = Some(Stopped::Halt(halt));
         }
     }
 
@@ -149,19 +206,7 @@ impl Intake {
         match core.take(record, route, size, now) {
             Taken::Yes => {}
             Taken::NeedsLimit(record) => self.pending = Some(Pending { record: *record, route, size }),
-            Taken::TooLarge { record, size, limit } => {
-                self.metrics.unmapped().rejected();
-                let name = describe(&record);
-                self.stopped = Some(Stopped::Halt(Halt::new(
-                    format!("record {name} is too large: {size} bytes, and the topic takes {limit}"),
-                    format!(
-                        "the confirmed LSN stays before it; raise the topic's limit (kafka-configs.sh --alter \
-                         --entity-type topics --entity-name {} --add-config max.message.bytes={size}) and start the \
-                         relay again",
-                        record.topic
-                    ),
-                )));
-            }
+            Taken::TooLarge(halt) => self.refused(halt, ErrorType::TooLarge),
         }
     }
 
@@ -172,36 +217,35 @@ impl Intake {
         }
     }
 
-    fn unmapped(&mut self, error: MapError) {
-        self.stopped = Some(match error {
-            MapError::NeedsText { .. } => Stopped::NeedsText(error.to_string()),
-            MapError::Broken(what) => {
-                self.protocol(&what);
-                return;
-            }
+    fn unmapped(&mut self, error: MapError, core: &mut Core, now: Instant) {
+        match error {
+            MapError::NeedsText { .. } => self.stopped = Some(Stopped::NeedsText(error.to_string())),
+            MapError::Broken(what) => self.protocol(&what),
             MapError::Unmappable(row) => {
-                self.metrics.unmapped().rejected();
-                Stopped::Halt(Halt::new(
-                    row.to_string(),
-                    format!(
-                        "the confirmed LSN stays before it; correct what writes such rows and {}",
-                        self.skipping()
-                    ),
-                ))
+                let halt = core.refuse_row(*row, now, |row| {
+                    Halt::new(
+                        row.to_string(),
+                        format!("{STAYS}; correct what writes such rows and {}", self.skipping()),
+                    )
+                });
+                self.refused(halt, ErrorType::Unmappable);
             }
-        });
+        }
     }
 
     /// How to skip the transaction being read. The server decodes no transaction whose commit record
     /// begins before the slot's position, so one byte behind that beginning is enough, and nothing
     /// else is skipped.
     fn skipping(&self) -> String {
-        format!(
-            "skip its whole transaction: SELECT pg_replication_slot_advance({}, '{}'); {}",
-            escape_literal(&self.slot),
-            Lsn(self.commit_lsn.0 + 1),
-            slot_life::forget(&self.slot)
-        )
+        match self.origin {
+            Origin::Slot => format!(
+                "{AGAIN}; {OR_PARK}; or skip its whole transaction: txstream slot advance {}",
+                Lsn(self.commit_lsn.0 + 1)
+            ),
+            Origin::Table { .. } => {
+                format!("correct it in the table, or leave it out with --where; {OR_PARK}; then {AGAIN}")
+            }
+        }
     }
 
     fn protocol(&mut self, what: &str) {

@@ -78,6 +78,17 @@ impl Lanes {
         self.queued += 1;
     }
 
+    /// Takes out the records of a key that were taken after `ticket`.
+    pub(super) fn take_key(&mut self, topic: TopicId, key: &[u8], ticket: Ticket) -> Vec<Queued> {
+        let lane = self.lane_of(key);
+        let is_of_key =
+            |queued: &Queued| queued.ticket > ticket && queued.topic == topic && queued.record.key == key;
+        let taken: Vec<Queued>;
+        (taken, self.lanes[lane]) = split(std::mem::take(&mut self.lanes[lane]), is_of_key);
+        self.queued -= taken.len();
+        taken
+    }
+
     /// Records in all lanes.
     pub(super) fn queued(&self) -> usize {
         self.queued
@@ -87,6 +98,15 @@ impl Lanes {
     pub(super) fn depths(&self) -> impl Iterator<Item = usize> + '_ {
         self.lanes.iter().map(VecDeque::len)
     }
+}
+
+/// Those that fit and the rest, each in its order.
+pub(super) fn split(
+    queue: VecDeque<Queued>,
+    fits: impl Fn(&Queued) -> bool,
+) -> (Vec<Queued>, VecDeque<Queued>) {
+    let (taken, rest): (VecDeque<Queued>, VecDeque<Queued>) = queue.into_iter().partition(fits);
+    (taken.into(), rest)
 }
 
 #[cfg(test)]

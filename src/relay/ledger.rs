@@ -43,7 +43,7 @@ struct Place {
     transaction: u32,
     bytes: u32,
     route: u32,
-    /// [`WAITING`], [`RESOLVED`], or the round in which the producer took it.
+    /// [`WAITING`], [`RESOLVED`], [`PARKING`], or the round in which the producer took it.
     round: Round,
     taken_at: Instant,
 }
@@ -51,8 +51,11 @@ struct Place {
 /// Not at the producer.
 const WAITING: Round = Rounds::LAST + 2;
 
-/// Acknowledged or parked.
+/// Acknowledged, or durably parked.
 const RESOLVED: Round = Rounds::LAST + 1;
+
+/// On its way into the table of dead letters.
+const PARKING: Round = Rounds::LAST + 3;
 
 impl Place {
     fn is_resolved(&self) -> bool {
@@ -62,6 +65,11 @@ impl Place {
 
 #[derive(Debug)]
 struct Transaction {
+    commit_lsn: Lsn,
+    /// What the ordinals of its records begin with.
+    first_ordinal: u64,
+    /// Ticket of its first record.
+    first: Ticket,
     unresolved: u32,
     records: u32,
     commit_time: i64,
@@ -90,6 +98,8 @@ pub(super) struct Oldest {
     pub(super) commit_time: i64,
     /// Acknowledged records behind it: what a crash now would repeat at most.
     pub(super) resolved_behind: usize,
+    /// It is on its way into the table of dead letters.
+    pub(super) parking: bool,
 }
 
 impl Ledger {
@@ -108,11 +118,21 @@ impl Ledger {
         }
     }
 
-    /// A transaction begins.
-    pub(super) fn begin(&mut self, commit_time: i64) {
+    /// A transaction begins; `commit_lsn` is where its commit record begins, and its records are numbered
+    /// from `first_ordinal` on.
+    pub(super) fn begin(&mut self, commit_lsn: Lsn, first_ordinal: u64, commit_time: i64) {
         assert!(!self.open, "a transaction begins inside another");
         self.open = true;
-        self.transactions.push_back(Transaction { unresolved: 0, records: 0, commit_time, end_lsn: None });
+        let first = self.next_ticket();
+        self.transactions.push_back(Transaction {
+            commit_lsn,
+            first_ordinal,
+            first,
+            unresolved: 0,
+            records: 0,
+            commit_time,
+            end_lsn: None,
+        });
     }
 
     /// A record of the open transaction takes its place; `bytes` without the overhead.
@@ -185,7 +205,7 @@ impl Ledger {
             self.first_ticket += 1;
         }
         self.advance();
-        let round = (place.round != WAITING).then_some(place.round);
+        let round = (place.round <= Rounds::LAST).then_some(place.round);
         Resolved { route: place.route, round, taken_at: place.taken_at, commit_time }
     }
 
@@ -199,9 +219,61 @@ impl Ledger {
     /// The record came back from the producer; returns its route and the round it was sent in.
     pub(super) fn returned(&mut self, ticket: Ticket) -> (u32, Round) {
         let place = self.place(ticket);
-        assert!(place.round != WAITING, "ticket {ticket} came back without being sent");
+        assert!(place.round <= Rounds::LAST, "ticket {ticket} came back without being sent");
         let round = std::mem::replace(&mut place.round, WAITING);
         (place.route, round)
+    }
+
+    /// The record, which is not at the producer, is on its way into the table of dead letters.
+    pub(super) fn park(&mut self, ticket: Ticket) {
+        let place = self.place(ticket);
+        assert!(place.round == WAITING, "ticket {ticket} is parked while it is at the producer");
+        place.round = PARKING;
+    }
+
+    /// The record will be sent after all.
+    pub(super) fn unpark(&mut self, ticket: Ticket) {
+        let place = self.place(ticket);
+        assert!(place.round == PARKING, "ticket {ticket} was not parked");
+        place.round = WAITING;
+    }
+
+    /// The unresolved record's position in the stream: where the commit record of its transaction begins,
+    /// and its place among the records of that transaction.
+    pub(super) fn position(&mut self, ticket: Ticket) -> (Lsn, u64) {
+        let age = self.place(ticket).transaction.wrapping_sub(self.first_transaction) as usize;
+        let transaction = &self.transactions[age];
+        (transaction.commit_lsn, transaction.first_ordinal + (ticket - transaction.first) as u64)
+    }
+
+    /// Who counts the unresolved record.
+    pub(super) fn route(&mut self, ticket: Ticket) -> u32 {
+        self.place(ticket).route
+    }
+
+    /// The ticket of the next record.
+    pub(super) fn next_ticket(&self) -> Ticket {
+        self.first_ticket + self.places.len()
+    }
+
+    /// Moves `cursor` over records that are resolved or on their way into the table of dead letters, and
+    /// over those of other topics, up to `until`; tells whether it came there.
+    pub(super) fn settle(
+        &self,
+        cursor: &mut Ticket,
+        until: Ticket,
+        is_of_topic: impl Fn(u32) -> bool,
+    ) -> bool {
+        *cursor = (*cursor).max(self.first_ticket);
+        while *cursor < until {
+            let Some(place) = self.places.get(*cursor - self.first_ticket) else { break };
+            let done = place.is_resolved() || place.round == PARKING;
+            if !done && is_of_topic(place.route) {
+                return false;
+            }
+            *cursor += 1;
+        }
+        true
     }
 
     /// The unresolved record's place.
@@ -271,6 +343,7 @@ impl Ledger {
             taken_at: place.taken_at,
             commit_time: self.transactions[age].commit_time,
             resolved_behind: self.places.len() - self.unresolved,
+            parking: place.round == PARKING,
         })
     }
 }

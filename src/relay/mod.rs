@@ -5,6 +5,7 @@
 //! `session` does the I/O, `intake` turns the stream into records, `monitor` keeps an eye on slot and
 //! tables, `board` is what the admin server shows.
 
+pub mod backfill;
 mod backoff;
 pub mod board;
 mod breaker;
@@ -16,10 +17,13 @@ mod halt;
 mod intake;
 mod lane;
 mod ledger;
+mod letter_desk;
 mod limit_desk;
 mod monitor;
+mod parking;
 pub(crate) mod preflight;
 mod prepare;
+mod probe;
 mod refusal;
 mod reporter;
 mod rounds;
@@ -49,7 +53,7 @@ use self::breaker::Breaker;
 use self::monitor::Stand;
 use self::prepare::{NotReady, Prepared};
 use self::reporter::Reporter;
-use self::session::{End, Lines, Session};
+use self::session::{End, Lines, Session, Source, Statuses};
 use crate::admin::BreakerOrder;
 use crate::kafka::{self, Producer};
 use crate::metrics::Metrics;
@@ -110,6 +114,23 @@ struct Known {
     breaker: Option<Breaker>,
 }
 
+impl Known {
+    /// Of a process that starts.
+    fn new() -> Self {
+        Self {
+            instance: uuid::Uuid::new_v4().to_string(),
+            reported_lsn: Lsn::ZERO,
+            limits: HashMap::new(),
+            batch_limit: None,
+            said_not_allowed: false,
+            text: false,
+            last_pid: None,
+            standby_conn: None,
+            breaker: None,
+        }
+    }
+}
+
 /// How a relay ended as it was asked to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stopped {
@@ -126,17 +147,7 @@ pub async fn run(
     mut stop: watch::Receiver<bool>,
     mut orders: mpsc::Receiver<BreakerOrder>,
 ) -> Result<Stopped, Halt> {
-    let mut known = Known {
-        instance: uuid::Uuid::new_v4().to_string(),
-        reported_lsn: Lsn::ZERO,
-        limits: HashMap::new(),
-        batch_limit: None,
-        said_not_allowed: false,
-        text: false,
-        last_pid: None,
-        standby_conn: None,
-        breaker: None,
-    };
+    let mut known = Known::new();
     relay.metrics.worker_pool_size.set(relay.settings.lanes);
     let mut backoff = Backoff::reconnect();
     let mut waiting = Waiting::default();
@@ -154,10 +165,13 @@ pub async fn run(
                 Reporter::over(relay);
                 match end {
                     // Asked to stop, and the session ended otherwise meanwhile.
-                    End::Lost(_) | End::Producer(_) | End::ServerStopping if *stop.borrow() => {
+                    End::Lost(_) | End::Producer(_) | End::Replaced | End::ServerStopping
+                        if *stop.borrow() =>
+                    {
                         return Ok(Stopped { unconfirmed });
                     }
-                    End::Stopped => return Ok(Stopped { unconfirmed }),
+                    // A slot has no end.
+                    End::Stopped | End::Exhausted => return Ok(Stopped { unconfirmed }),
                     End::Halted(halt) => return Err(halt),
                     End::NeedsText(why) => {
                         tracing::warn!(why, "starting again from the slot, with columns as text");
@@ -166,11 +180,7 @@ pub async fn run(
                     End::Lost(error) if error.class() == crate::postgres::error::Class::Halt => {
                         return Err(prepare::explain_lost(relay, &error).await);
                     }
-                    End::Lost(error) => waiting.say(relay, "connecting", &error.report()),
-                    End::Producer(why) => {
-                        waiting.say(relay, "connecting", &format!("the producer ended: {why}"))
-                    }
-                    End::ServerStopping => waiting.say(relay, "connecting", "the server shuts down"),
+                    end => waiting.say(relay, "connecting", &end.why()),
                 }
                 relay.metrics.reconnected();
                 relay.board.note(|report| report.reconnects += 1);
@@ -181,6 +191,7 @@ pub async fn run(
                 backoff.delay(waiting.attempts())
             }
             Err(NotReady::Halt(halt)) => return Err(halt),
+            Err(NotReady::Again) => Duration::ZERO,
             Err(NotReady::Standby(holder)) => {
                 waiting.say(relay, "standby", &holder);
                 STANDBY_LOOK
@@ -245,7 +256,7 @@ async fn stream(
 ) -> (End, usize) {
     let Prepared { conn, monitor, opened } = prepared;
     let confirmed_lsn = opened.core.ledger().confirmed_lsn();
-    let (stand, stand_seen) = watch::channel(Stand { confirmed_lsn, acknowledged: 0 });
+    let (stand, stand_seen) = watch::channel(Stand { confirmed_lsn, resolved: 0 });
     let (to_notice, mut notices) = mpsc::channel(4);
     let monitor = Arc::new(monitor);
     let watching = tokio::spawn(Arc::clone(&monitor).run(conn, stand_seen, to_notice));
@@ -254,7 +265,7 @@ async fn stream(
     let mut session = Session::new(relay, known, *opened);
     let mut lines = Lines { stop, orders, notices: &mut notices, stand: &stand };
     let end = session.run(&mut lines).await;
-    if matches!(end, End::Lost(_) | End::Producer(_)) {
+    if matches!(end, End::Lost(_) | End::Producer(_) | End::Replaced) {
         relay.board.state("connecting", None);
     }
     drop(stand);
@@ -267,7 +278,11 @@ async fn stream(
             let abort = watching.abort_handle();
             let seen = async {
                 let conn = watching.await.ok().flatten()?;
-                monitor::close_cleanly(&monitor, &conn, confirmed_lsn).await.then_some(())
+                let seen = monitor::close_cleanly(&monitor, &conn, confirmed_lsn).await;
+                if let (End::Halted(_), Some(rejected)) = (&end, core.remembered()) {
+                    monitor::remember(&monitor, &conn, rejected).await;
+                }
+                seen.then_some(())
             };
             if timeout(LAST_STATUS_SEEN, seen).await.ok().flatten().is_none() {
                 abort.abort();
@@ -279,7 +294,9 @@ async fn stream(
         if core.outstanding() > 0 {
             close(producer.take()).await;
         }
-        if let Err(error) = stream::finish(reader, writer).await {
+        if let (Source::Wal(reader), Statuses::Wal(writer)) = (reader, writer)
+            && let Err(error) = stream::finish(reader, writer).await
+        {
             tracing::debug!(error = %error.report(), "the replication connection did not end in order");
         }
     }

@@ -9,14 +9,14 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::backoff::Backoff;
 use super::board::Board;
-use super::checkpoint::{self, Identity, Progress, Recovery};
+use super::checkpoint::{self, Identity, Progress, Recovery, Rejected};
 use super::halt::Halt;
-use super::preflight::{self, Problem, TableIdentity};
+use super::preflight::{self, Problem, Server, TableIdentity};
 use super::settings::Settings;
 use crate::metrics::Metrics;
 use crate::outbox;
 use crate::postgres::slot;
-use crate::postgres::sql::{self, SqlConn};
+use crate::postgres::sql::SqlConn;
 use crate::postgres::{ConnInfo, Lsn, PgError};
 
 /// How often the checkpoint row is written while records are confirmed: after a crash it lags by
@@ -46,8 +46,8 @@ pub(super) enum Notice {
 pub(super) struct Stand {
     /// The confirmed LSN.
     pub(super) confirmed_lsn: Lsn,
-    /// Records acknowledged in this session.
-    pub(super) acknowledged: u64,
+    /// Records acknowledged or parked in this session.
+    pub(super) resolved: u64,
 }
 
 /// What the monitor needs.
@@ -57,8 +57,7 @@ pub(super) struct Monitor {
     pub(super) settings: Settings,
     pub(super) outbox: outbox::Settings,
     pub(super) tables: Vec<TableIdentity>,
-    pub(super) system_identifier: String,
-    pub(super) timeline: u32,
+    pub(super) server: Server,
     pub(super) database: String,
     pub(super) instance: String,
     pub(super) board: Arc<Board>,
@@ -119,19 +118,8 @@ impl Monitor {
         }
     }
 
-    /// Connects to the server that streams; another one of the same cluster (a promoted standby, or
-    /// the primary that it replaced) knows nothing of this stream.
     async fn connect(&self) -> Result<SqlConn, PgError> {
-        let conn = sql::connect(&self.conninfo, &self.application_name).await?;
-        if checkpoint::whereabouts(&conn).await?.0 != self.system_identifier
-            || preflight::timeline(&conn).await? != self.timeline
-        {
-            return Err(PgError::protocol(
-                "look at the slot",
-                "the address leads to another server than the stream",
-            ));
-        }
-        Ok(conn)
+        preflight::connect_to(&self.conninfo, &self.application_name, &self.server).await
     }
 
     async fn failed(&self, error: &PgError, notices: &mpsc::Sender<Notice>) {
@@ -152,7 +140,7 @@ impl Monitor {
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut slot_at, mut tables_at, mut row_at) =
             (Instant::now(), Instant::now() + TABLES_EVERY, Instant::now());
-        let mut written = Stand { acknowledged: 0, ..*stand.borrow() };
+        let mut written = Stand { resolved: 0, ..*stand.borrow() };
         let mut pair = Pair::default();
         loop {
             every.tick().await;
@@ -163,7 +151,7 @@ impl Monitor {
                     slot_at = now + SLOT_EVERY;
                     self.look_at_slot(conn).await?;
                 }
-                if now >= row_at && current.acknowledged != written.acknowledged {
+                if now >= row_at && current.resolved != written.resolved {
                     row_at = now + CHECKPOINT_EVERY;
                     self.write_row(conn, current, &mut pair).await?;
                     written = current;
@@ -220,7 +208,7 @@ impl Monitor {
         let confirmed = pair.pending.filter(|pending| stand.confirmed_lsn >= pending.lsn);
         write(self, conn, stand.confirmed_lsn, false, confirmed).await?;
         if confirmed.is_some() || pair.pending.is_none() {
-            pair.pending = Some(take_pair(conn).await?);
+            pair.pending = Some(checkpoint::take_pair(conn).await?);
         }
         Ok(())
     }
@@ -236,7 +224,7 @@ async fn write(
     recovery: Option<Recovery>,
 ) -> Result<(), PgError> {
     let identity = Identity {
-        system_identifier: &monitor.system_identifier,
+        system_identifier: &monitor.server.system_identifier,
         database: &monitor.database,
         instance: &monitor.instance,
         reported_lsn: confirmed_lsn,
@@ -244,30 +232,16 @@ async fn write(
     let progress =
         Progress { slot: &monitor.settings.slot, identity: &identity, confirmed_lsn, clean, recovery };
     match checkpoint::advance(conn, &progress).await {
-        Ok(()) => Ok(()),
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            tracing::debug!("the checkpoint row belongs to another holder by now, and was left to it");
+            Ok(())
+        }
         Err(checkpoint::CheckpointError::Pg(error)) => Err(error),
         Err(error) => {
             tracing::warn!(%error, "the checkpoint row cannot be written");
             Ok(())
         }
-    }
-}
-
-async fn take_pair(conn: &SqlConn) -> Result<Recovery, PgError> {
-    const DOING: &str = "take a recovery pair";
-    const SQL: &str = "select pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text";
-    let failed = |source| PgError::statement(DOING, source);
-    let row = conn.query_typed_one(SQL, &[]).await.map_err(failed)?;
-    let xid: String = row.try_get(0).map_err(failed)?;
-    // A statement of its own: the position must be taken after the snapshot.
-    let row = conn
-        .query_typed_one("select pg_catalog.pg_current_wal_insert_lsn()::text", &[])
-        .await
-        .map_err(failed)?;
-    let lsn: String = row.try_get(0).map_err(failed)?;
-    match (xid.parse(), lsn.parse()) {
-        (Ok(xid), Ok(lsn)) => Ok(Recovery { xid, lsn }),
-        _ => Err(PgError::protocol(DOING, "an xid or LSN that is none")),
     }
 }
 
@@ -287,6 +261,13 @@ pub(super) async fn close_cleanly(monitor: &Monitor, conn: &SqlConn, confirmed_l
             tracing::warn!(error = %error.report(), "the checkpoint row of the stop cannot be written");
             false
         }
+    }
+}
+
+/// Writes down the record that Kafka refused, for the next start.
+pub(super) async fn remember(monitor: &Monitor, conn: &SqlConn, rejected: &Rejected) {
+    if let Err(error) = checkpoint::set_rejected(conn, &monitor.settings.slot, Some(rejected)).await {
+        tracing::warn!(%error, "the rejected record cannot be remembered; the next start repeats what is before it");
     }
 }
 

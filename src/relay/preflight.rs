@@ -4,13 +4,14 @@
 
 use tokio_postgres::Client;
 
-use super::checkpoint::{self, CheckpointError, Identity, Verdict, judge};
+use super::checkpoint::{self, CheckpointError, Identity, Rejected, Verdict, judge};
 use super::halt::Halt;
 use super::settings::Settings;
 use super::slot_life::{self, SlotError};
 use crate::outbox;
 use crate::postgres::slot::{self, SlotView};
-use crate::postgres::{Lsn, PgError, error, publication};
+use crate::postgres::sql::{self, SqlConn};
+use crate::postgres::{ConnInfo, Lsn, PgError, error, publication};
 
 /// Why streaming cannot begin.
 #[derive(Debug)]
@@ -60,6 +61,31 @@ pub(super) struct TableIdentity {
     oid: u32,
 }
 
+/// The server that streams. Another one of the same cluster (a promoted standby, or the primary that it
+/// replaced) knows nothing of the stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Server {
+    pub(super) system_identifier: String,
+    pub(super) timeline: u32,
+}
+
+/// Connects to that server, or not at all.
+pub(super) async fn connect_to(
+    info: &ConnInfo,
+    application_name: &str,
+    server: &Server,
+) -> Result<SqlConn, PgError> {
+    let conn = sql::connect(info, application_name).await?;
+    let system_identifier = checkpoint::whereabouts(&conn).await?.0;
+    if *server != (Server { system_identifier, timeline: timeline(&conn).await? }) {
+        return Err(PgError::protocol(
+            "connect for what is not streamed",
+            "the address leads to another server than the stream",
+        ));
+    }
+    Ok(conn)
+}
+
 /// What the checks found out.
 #[derive(Debug)]
 pub(super) struct Ready {
@@ -77,6 +103,8 @@ pub(super) struct Ready {
     pub(super) slot: Option<SlotView>,
     /// Where the checkpoint row and the slot leave us.
     pub(super) verdict: Verdict,
+    /// The record that a broker refused at the last stop.
+    pub(super) rejected: Option<Rejected>,
 }
 
 /// Who we are.
@@ -100,14 +128,16 @@ pub(super) async fn check(
     let timeline = timeline(client).await?;
     slot_life::ensure_published(client, &settings.publication, outbox).await?;
     let (tables, types) = identities(client, settings, outbox).await?;
+    let row = checkpoint::read(client, &settings.slot).await?;
     let slot = slot::view(client, &settings.slot).await?;
     if let Some(view) = &slot {
         view.ensure_ours(&database).map_err(SlotError::from)?;
-        if let Some(terminal) = view.terminal() {
+        // A backfill that is pending is about to replace the slot, or has to be run again.
+        let pending = row.as_ref().is_some_and(|row| row.backfill_pending && !row.dropped);
+        if let Some(terminal) = view.terminal().filter(|_| !pending) {
             return Err(SlotError::Terminal { slot: settings.slot.clone(), terminal }.into());
         }
     }
-    let row = checkpoint::read(client, &settings.slot).await?;
     let identity = Identity {
         system_identifier: &system_identifier,
         database: &database,
@@ -123,6 +153,7 @@ pub(super) async fn check(
         tables,
         slot,
         verdict,
+        rejected: row.and_then(|row| row.rejected),
     })
 }
 
@@ -218,36 +249,29 @@ pub(crate) fn objection(verdict: &Verdict, slot: &str) -> Option<Problem> {
                 "replication slot {slot} is gone; it existed and was confirmed up to {}",
                 confirmed_lsn.map_or_else(|| "an unknown position".to_owned(), |lsn| lsn.to_string())
             ),
-            slot_life::BEGIN_ANEW,
+            slot_life::RESET,
         ),
         Verdict::Ahead { row_lsn, slot_lsn } => halt(
             format!(
                 "replication slot {slot} stands at {slot_lsn}, ahead of {row_lsn}, the last position its relay \
                  confirmed: what lies between was moved past by someone else and not published"
             ),
-            &format!(
-                "find out who advanced the slot; to go on from where it stands: {}",
-                slot_life::forget(slot)
-            ),
+            "find out who advanced the slot; to go on from where it stands: txstream slot adopt; to publish what was \
+             passed and is still in the table: txstream slot reset --backfill",
         ),
         Verdict::OtherSystem { row, server } => halt(
             format!(
                 "this is another cluster (system identifier {server}) than the slot's checkpoint was written in ({row})"
             ),
-            &format!(
-                "check DATABASE_URL and REPLICATION_URL; after pg_upgrade or a restore, accept the new cluster: {}",
-                slot_life::forget(slot)
-            ),
+            slot_life::ELSEWHERE,
         ),
         Verdict::OtherDatabase { row, server } => halt(
             format!("this is another database ({server}) than the slot's checkpoint was written in ({row})"),
-            &format!(
-                "check DATABASE_URL and REPLICATION_URL; if the database was renamed or copied on purpose: {}",
-                slot_life::forget(slot)
-            ),
+            slot_life::ELSEWHERE,
         ),
-        Verdict::BackfillPending => {
-            Some(Problem::Wait("a backfill was begun and not finished; run it again"))
-        }
+        Verdict::BackfillPending => Some(Problem::Wait(
+            "a backfill of the slot was begun and is not finished; if no txstream slot command is at work, run txstream \
+             slot reset --backfill again",
+        )),
     }
 }

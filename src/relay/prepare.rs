@@ -9,16 +9,21 @@ use postgres_protocol::escape::escape_identifier;
 
 use super::backoff::Backoff;
 use super::breaker::Breaker;
-use super::checkpoint::{self, Identity, Progress, Verdict};
+use super::checkpoint::{self, Identity, Verdict};
 use super::core::Core;
 use super::halt::Halt;
-use super::intake::Intake;
+use super::intake::{Intake, Origin};
+use super::letter_desk::{LetterDesk, Sender};
 use super::limit_desk::LimitDesk;
 use super::monitor::Monitor;
-use super::preflight::{self, Instance, Problem, Ready};
-use super::session::{Opened, SILENCE};
+use super::preflight::{self, Instance, Problem, Ready, Server};
+use super::probe::{Outcome, Probe};
+use super::session::{Opened, SILENCE, Source, Statuses};
+use super::settings::OnReject;
 use super::slot_life::{self, CreateSlot};
 use super::{Known, Relay};
+use crate::dead_letter::DeadLetterError;
+use crate::dead_letter::store::{self, Key};
 use crate::kafka::{CreateError, Inbox, Producer};
 use crate::outbox::Mapper;
 use crate::postgres::error::Class;
@@ -42,6 +47,7 @@ pub(super) struct Prepared {
 }
 
 /// Why there is no session yet.
+#[derive(Debug)]
 pub(super) enum NotReady {
     /// A person must act.
     Halt(Halt),
@@ -51,6 +57,8 @@ pub(super) enum NotReady {
     Wait(String),
     /// Try again after a backoff.
     Retry(String),
+    /// Begin again at once.
+    Again,
 }
 
 impl From<Problem> for NotReady {
@@ -95,7 +103,8 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
         return Err(NotReady::Retry(why.to_owned()));
     }
     let (producer, inbox, desk) = kafka(relay, known)?;
-    let binary = ready.binary && !known.text;
+    // What is sent alone first is read as text: that can always be read.
+    let binary = ready.binary && !known.text && ready.rejected.is_none();
     let options =
         StartOptions { publications: vec![relay.settings.publication.clone()], binary, messages: false };
     let (reader, writer) = match replication.start_replication(&relay.settings.slot, &options).await {
@@ -108,13 +117,17 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
             });
         }
     };
-    let (ready, confirmed_lsn) = match look_again(relay, known, &conn, ready).await {
+    let (ready, confirmed_lsn, parked) = match look_again(relay, known, &conn, ready).await {
         Ok(seen) => seen,
         Err(not_ready) => {
             let _ = tokio::task::spawn_blocking(move || producer.close()).await;
             return Err(not_ready);
         }
     };
+    if let Some(rejected) = ready.rejected.clone() {
+        let probe = Probe { reader, writer, producer, inbox, confirmed_lsn, rejected };
+        return Err(alone_first(relay, &conn, probe).await);
+    }
     tracing::info!(
         slot = relay.settings.slot, %confirmed_lsn, binary, lanes = relay.settings.lanes,
         server = replication_version(&conn).await, "streaming from the slot"
@@ -125,15 +138,31 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
         .map_or(relay.settings.status_interval, |timeout| relay.settings.status_interval.min(timeout / 2))
         .min(SILENCE / 3);
     let breaker = known.breaker.take().unwrap_or_else(|| Breaker::new(relay.settings.breaker));
-    let core =
+    let mut core =
         Core::new(relay.settings.clone(), confirmed_lsn, breaker, Backoff::new(relay.settings.backoff));
-    let intake = Intake::new(
-        relay.settings.slot.clone(),
-        Mapper::new(relay.outbox.clone()),
-        Arc::clone(&relay.metrics),
-    );
-    let opened = Opened { reader, writer, producer, inbox, desk, core, intake, status_every };
+    for (topic, key) in parked.keys {
+        core.load_parked(&topic, key);
+    }
+    let failover = ready.slot.as_ref().and_then(|slot| slot.failover) == Some(true);
+    let letters = letter_desk(relay, &known.instance, server_of(&ready), failover, parked.holds_letters);
+    let intake = Intake::new(Origin::Slot, Mapper::new(relay.outbox.clone()), Arc::clone(&relay.metrics));
+    let (reader, writer) = (Source::Wal(reader), Statuses::Wal(writer));
+    let opened = Opened { reader, writer, producer, inbox, desk, letters, core, intake, status_every };
     Ok(Prepared { conn, monitor: monitor(relay, known, ready), opened: Box::new(opened) })
+}
+
+/// Sends the record that Kafka refused at the last stop, alone. Where it would only be stored as a dead
+/// letter it goes its way in the session.
+async fn alone_first(relay: &Relay, conn: &SqlConn, probe: Probe) -> NotReady {
+    if relay.settings.on_reject == OnReject::Halt
+        && let Outcome::NotReady(not_ready) = probe.run(relay).await
+    {
+        return not_ready;
+    }
+    match checkpoint::set_rejected(conn, &relay.settings.slot, None).await {
+        Ok(()) => NotReady::Again,
+        Err(error) => Problem::from(error).into(),
+    }
 }
 
 /// A connection that failed. For want of a right (42501) the SQL that grants it is named, which takes
@@ -169,7 +198,7 @@ fn held(relay: &Relay, known: &Known, slot: Option<&SlotView>) -> Option<NotRead
 }
 
 /// The producer and what asks for topics' limits. Both connect by themselves, now or later.
-fn kafka(relay: &Relay, known: &Known) -> Result<(Producer, Inbox, LimitDesk), NotReady> {
+pub(super) fn kafka(relay: &Relay, known: &Known) -> Result<(Producer, Inbox, LimitDesk), NotReady> {
     let failed = |error: CreateError| {
         NotReady::Halt(Halt::new(
             format!("the Kafka client cannot be made: {error}"),
@@ -220,7 +249,7 @@ async fn look_again(
     known: &mut Known,
     conn: &SqlConn,
     before: Ready,
-) -> Result<(Ready, Lsn), NotReady> {
+) -> Result<(Ready, Lsn, Parked), NotReady> {
     let now = look(relay, known, conn).await?;
     // Through this connection the slot must be seen to be held: at a failover an address can lead to
     // the old primary once and to the new one then, and one server's position is not the other's.
@@ -236,35 +265,73 @@ async fn look_again(
         tracing::warn!(%slot_lsn, %row_lsn, "the slot is behind what was confirmed before; records in between come again");
     }
     let confirmed_lsn = now.slot.as_ref().and_then(|slot| slot.confirmed_flush_lsn);
-    if let Some(confirmed_lsn) = confirmed_lsn {
-        mark_unclean(relay, known, conn, &now, confirmed_lsn).await?;
-    }
-    Ok((now, confirmed_lsn.unwrap_or(Lsn::ZERO)))
+    // A clean row of a holder before would look as if someone else had moved the slot.
+    let identity = Identity {
+        system_identifier: &now.system_identifier,
+        database: &now.database,
+        instance: &known.instance,
+        reported_lsn: confirmed_lsn.unwrap_or(Lsn::ZERO),
+    };
+    let claimed = checkpoint::claim(conn, &relay.settings.slot, &identity, confirmed_lsn).await;
+    claimed.map_err(Problem::from)?;
+    let parked = parked(relay, conn).await?;
+    Ok((now, confirmed_lsn.unwrap_or(Lsn::ZERO), parked))
 }
 
-/// From here on the slot moves with this instance, by idle keepalives too: a clean row of a holder
-/// before would look as if someone else had moved it.
-async fn mark_unclean(
+/// What the table of dead letters holds.
+#[derive(Default)]
+pub(super) struct Parked {
+    /// The parked keys.
+    pub(super) keys: Vec<Key>,
+    /// Whether it holds anything at all.
+    pub(super) holds_letters: bool,
+}
+
+/// Read after the checkpoint row was written: from then on no holder before us stores any. Whatever the
+/// policy is now, a parked key stays parked; without a table there is none.
+pub(super) async fn parked(relay: &Relay, conn: &SqlConn) -> Result<Parked, NotReady> {
+    let slot = &relay.settings.slot;
+    let read = async {
+        let counts = store::counts(conn, slot).await?;
+        relay.metrics.dead_letters(counts.iter().map(|(topic, count)| (topic.as_str(), *count)));
+        Ok(Parked { holds_letters: !counts.is_empty(), keys: store::parked_keys(conn, slot).await? })
+    };
+    match read.await {
+        Ok(parked) => Ok(parked),
+        Err(DeadLetterError::NoTable) if relay.settings.on_reject == OnReject::Halt => Ok(Parked::default()),
+        Err(error) => Err(no_letters(error)),
+    }
+}
+
+/// The table of dead letters cannot be read.
+pub(super) fn no_letters(error: DeadLetterError) -> NotReady {
+    match error {
+        DeadLetterError::Pg(error) => error.into(),
+        error => NotReady::Halt(Halt::new(error.to_string(), error.remedy())),
+    }
+}
+
+/// Opens the desk that stores dead letters as `instance`, the holder by the checkpoint row.
+pub(super) fn letter_desk(
     relay: &Relay,
-    known: &Known,
-    conn: &SqlConn,
-    ready: &Ready,
-    confirmed_lsn: Lsn,
-) -> Result<(), NotReady> {
-    let identity = Identity {
-        system_identifier: &ready.system_identifier,
-        database: &ready.database,
-        instance: &known.instance,
-        reported_lsn: confirmed_lsn,
+    instance: &str,
+    server: Server,
+    failover: bool,
+    holds_letters: bool,
+) -> LetterDesk {
+    let sender = Sender {
+        conninfo: relay.conninfo.clone(),
+        application_name: relay.application_name.clone(),
+        server,
+        slot: relay.settings.slot.clone(),
+        instance: instance.to_owned(),
+        failover,
     };
-    let progress = Progress {
-        slot: &relay.settings.slot,
-        identity: &identity,
-        confirmed_lsn,
-        clean: false,
-        recovery: None,
-    };
-    Ok(checkpoint::advance(conn, &progress).await.map_err(Problem::from)?)
+    LetterDesk::open(sender, holds_letters)
+}
+
+fn server_of(ready: &Ready) -> Server {
+    Server { system_identifier: ready.system_identifier.clone(), timeline: ready.timeline }
 }
 
 fn monitor(relay: &Relay, known: &Known, ready: Ready) -> Monitor {
@@ -273,9 +340,8 @@ fn monitor(relay: &Relay, known: &Known, ready: Ready) -> Monitor {
         application_name: relay.application_name.clone(),
         settings: relay.settings.clone(),
         outbox: relay.outbox.clone(),
+        server: server_of(&ready),
         tables: ready.tables,
-        system_identifier: ready.system_identifier,
-        timeline: ready.timeline,
         database: ready.database,
         instance: known.instance.clone(),
         board: Arc::clone(&relay.board),

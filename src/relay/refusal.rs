@@ -1,34 +1,74 @@
-//! The halts that a refused record means, in words for the person who has to find it: id, key and
-//! topic, never its payload.
+//! What a refused record means, in words for the person who has to find it: id, key and topic, never its
+//! payload.
 
-use super::halt::Halt;
+use super::halt::{AGAIN, Halt, STAYS};
+use super::parking::MAX_PARKED_KEYS;
 use super::topics::Trouble;
 use crate::kafka::Rejection;
 use crate::outbox::Record;
 
+/// The way out that parks the record instead.
+pub(super) const OR_PARK: &str =
+    "WORKER_ON_REJECT=dead-letter stores such records and goes on with other keys";
+
 /// Kafka will never take the record.
 pub(super) fn refused(record: &Record, rejection: Rejection, message: &str) -> Halt {
     let (reason, remedy) = match rejection {
-        Rejection::TooLarge => (
-            "is too large for its topic",
-            "raise max.message.bytes of the topic (and of the brokers) and start the relay again",
-        ),
-        Rejection::Invalid => {
-            ("is invalid for Kafka", "correct what the text names and start the relay again")
+        Rejection::TooLarge => {
+            ("is too large for its topic", "raise max.message.bytes of the topic (and of the brokers)")
         }
+        Rejection::Invalid => ("is invalid for Kafka", "correct what the text names"),
     };
     Halt::new(
         format!("record {}, {reason}: {message}", describe(record)),
-        format!("the confirmed LSN stays before it; {remedy}"),
+        format!("{STAYS}; {remedy} and {AGAIN}; {OR_PARK}"),
     )
+}
+
+/// The record is larger than its topic takes.
+pub(super) fn too_large(record: &Record, size: usize, limit: usize) -> Halt {
+    let name = describe(record);
+    Halt::new(
+        format!("record {name} is too large: {}", too_large_text(size, limit)),
+        format!(
+            "{STAYS}; raise the topic's limit (kafka-configs.sh --alter \
+             --entity-type topics --entity-name {} --add-config max.message.bytes={size}) and {AGAIN}; {OR_PARK}",
+            record.topic
+        ),
+    )
+}
+
+/// The same as a dead letter says it.
+pub(super) fn too_large_text(size: usize, limit: usize) -> String {
+    format!("{size} bytes, and the topic takes {limit}")
 }
 
 /// A record failed more often than `KAFKA_MAX_RETRIES` allows.
 pub(super) fn exhausted(topic: &str, bound: u32, trouble: Option<&Trouble>) -> Halt {
-    let why = trouble.map_or("", |trouble| trouble.message.as_str());
     Halt::new(
-        format!("a record of topic {topic} failed {} times: {why}", u64::from(bound) + 1),
-        "mend the topic, or set KAFKA_MAX_RETRIES=-1 to go on trying, and start the relay again",
+        format!("a record of topic {topic} {}", exhausted_text(bound, trouble)),
+        format!("mend the topic, or set KAFKA_MAX_RETRIES=-1 to go on trying, and {AGAIN}; {OR_PARK}"),
+    )
+}
+
+/// The same as a dead letter says it.
+pub(super) fn exhausted_text(bound: u32, trouble: Option<&Trouble>) -> String {
+    let why = trouble.map_or("", |trouble| trouble.message.as_str());
+    format!("failed {} times: {why}", u64::from(bound) + 1)
+}
+
+/// One more key would be parked than may be.
+pub(super) fn too_many_keys(record: &Record) -> Halt {
+    Halt::new(
+        format!(
+            "{MAX_PARKED_KEYS} keys are parked, and record {} would park another: something is wrong with more \
+             than single records",
+            describe(record)
+        ),
+        format!(
+            "{STAYS}; see txstream dead-letter list, mend the cause, then run txstream dead-letter replay or discard, \
+             and {AGAIN}"
+        ),
     )
 }
 

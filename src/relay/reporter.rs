@@ -119,10 +119,12 @@ impl Reporter {
         }
         let age = core.oldest_taken().map(|taken| now.duration_since(taken));
         if let Some(age) = age.filter(|age| *age > OUTSTANDING_LIMIT) {
+            let waits_for =
+                if core.waits_for_the_table() { "not stored as a dead letter" } else { "unacknowledged" };
             let topics: Vec<&str> = waiting.iter().map(|topic| topic.topic.as_str()).collect();
             let which =
                 if topics.is_empty() { String::new() } else { format!(" (waiting: {})", topics.join(", ")) };
-            reasons.push(format!("a record is unacknowledged for {} s{which}", age.as_secs()));
+            reasons.push(format!("a record is {waits_for} for {} s{which}", age.as_secs()));
         }
         let ledger = core.ledger();
         relay.board.update(
@@ -157,6 +159,7 @@ fn gauges(relay: &Relay, core: &Core, _now: Instant) {
     metrics.in_flight_bytes.set(ledger.in_flight_bytes());
     metrics.received_lsn.set(ledger.received_lsn().0);
     metrics.confirmed_lsn.set(ledger.confirmed_lsn().0);
+    metrics.parked_keys.set(core.parked_keys());
     metrics.active_workers.set(core.lane_depths().filter(|depth| *depth > 0).count());
     metrics.events_in_queue(ledger.unresolved() - core.outstanding(), core.outstanding());
     metrics.oldest_unconfirmed_age(oldest_age(core));

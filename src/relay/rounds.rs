@@ -26,7 +26,7 @@ struct Open {
 
 impl Rounds {
     /// The highest number a round has; the ledger uses those above for records in no round.
-    pub(super) const LAST: Round = Round::MAX - 2;
+    pub(super) const LAST: Round = Round::MAX - 3;
 
     /// Opens a round. One that stayed empty is used again, so that a stuck record does not pile them
     /// up behind it, and the numbers above [`Rounds::LAST`] are passed over.

@@ -1,4 +1,4 @@
-//! Routes: a topic and an event type, looked up once per pair, with the metric handles of both.
+//! Routes: an outbox table, a topic and an event type, looked up once, with the metric handles.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,9 +19,9 @@ const SHARED: &[u8] = b"\xFF";
 /// The routes of one session.
 pub(super) struct Routes {
     metrics: Arc<Metrics>,
-    ids: HashMap<Arc<str>, HashMap<Bytes, u32>>,
+    ids: HashMap<(Arc<str>, Arc<str>), HashMap<Bytes, u32>>,
     routes: Vec<Route>,
-    last: Option<(Arc<str>, Bytes, u32)>,
+    last: Option<(Arc<str>, Arc<str>, Bytes, u32)>,
     touched: Vec<u32>,
 }
 
@@ -31,15 +31,16 @@ impl Routes {
         Self { metrics, ids: HashMap::new(), routes: Vec::new(), last: None, touched: Vec::new() }
     }
 
-    /// The record's route, made known to the core when it is new.
-    pub(super) fn of(&mut self, record: &Record, core: &mut Core) -> u32 {
-        if let Some((topic, event_type, id)) = &self.last
+    /// The route of a record from `table` (`schema.name`), made known to the core when it is new.
+    pub(super) fn of(&mut self, record: &Record, table: &Arc<str>, core: &mut Core) -> u32 {
+        if let Some((topic, from, event_type, id)) = &self.last
             && Arc::ptr_eq(topic, &record.topic)
+            && Arc::ptr_eq(from, table)
             && *event_type == record.event_type
         {
             return *id;
         }
-        let types = self.ids.entry(Arc::clone(&record.topic)).or_default();
+        let types = self.ids.entry((Arc::clone(&record.topic), Arc::clone(table))).or_default();
         let key: &[u8] = if types.len() < MAX_TYPES || types.contains_key(&record.event_type) {
             &record.event_type
         } else {
@@ -48,14 +49,17 @@ impl Routes {
         let id = match types.get(key) {
             Some(id) => *id,
             None => {
-                let id = core.add_route(&record.topic);
-                types.insert(Bytes::copy_from_slice(key), id);
+                let own = Bytes::copy_from_slice(key);
+                let event_type = if key == SHARED { Bytes::new() } else { own.clone() };
+                let id = core.add_route(&record.topic, table, event_type);
+                types.insert(own, id);
                 self.routes.push(self.metrics.route(&record.topic, key));
                 assert_eq!(id as usize + 1, self.routes.len(), "core and metrics number routes alike");
                 id
             }
         };
-        self.last = Some((Arc::clone(&record.topic), Bytes::copy_from_slice(&record.event_type), id));
+        let event_type = Bytes::copy_from_slice(&record.event_type);
+        self.last = Some((Arc::clone(&record.topic), Arc::clone(table), event_type, id));
         id
     }
 

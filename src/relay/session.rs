@@ -5,6 +5,9 @@
 
 mod closing;
 mod deliveries;
+mod end;
+mod letters;
+mod source;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,21 +16,25 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use self::closing::{Closing, Why};
+pub(super) use self::deliveries::postgres_now;
+pub(super) use self::end::End;
+pub(super) use self::source::{Incoming, Source, Statuses};
 use super::core::{Core, Sink};
 use super::halt::Halt;
 use super::intake::Intake;
+use super::letter_desk::LetterDesk;
 use super::limit_desk::LimitDesk;
 use super::monitor::{Notice, Stand};
 use super::reporter::Reporter;
 use super::routes::Routes;
-use super::slot_life::BEGIN_ANEW;
+use super::slot_life::RESET;
 use super::{Known, Relay};
 use crate::admin::BreakerOrder;
 use crate::kafka::config::DEFAULT_BATCH_BYTES;
 use crate::kafka::limits::{DEFAULT_TOPIC_LIMIT, LimitAnswer};
 use crate::kafka::{self, Event, Inbox, Producer};
 use crate::outbox::Record;
-use crate::postgres::stream::{ReplicationMessage, StatusWriter, WalReader};
+use crate::postgres::stream::ReplicationMessage;
 use crate::postgres::{PgError, publication};
 
 /// Messages read in one turn, so that deliveries and the status clock get theirs.
@@ -53,22 +60,8 @@ const DRAIN_WITH_BREAKER_OPEN: Duration = Duration::from_secs(1);
 /// How long everything waits for the producer to drain before one with smaller batches takes over.
 const DRAIN_TO_SHRINK: Duration = Duration::from_secs(5);
 
-/// How a session ended.
-#[derive(Debug)]
-pub(super) enum End {
-    /// As asked.
-    Stopped,
-    /// A person must act.
-    Halted(Halt),
-    /// The stream was lost.
-    Lost(PgError),
-    /// The producer is finished.
-    Producer(String),
-    /// The columns have to come as text.
-    NeedsText(String),
-    /// The server shuts down.
-    ServerStopping,
-}
+/// Kafka may be away for long when a table has been read to its end.
+const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// The producer has to make batches of at most `limit` bytes.
 #[derive(Debug, Clone, Copy)]
@@ -90,13 +83,14 @@ pub(super) struct Session<'a> {
     pub(super) relay: &'a Relay,
     pub(super) known: &'a mut Known,
     pub(super) core: Core,
-    pub(super) reader: WalReader,
-    pub(super) writer: StatusWriter,
+    pub(super) reader: Source,
+    pub(super) writer: Statuses,
     pub(super) producer: Option<Producer>,
     inbox: Inbox,
     intake: Intake,
     routes: Routes,
     desk: LimitDesk,
+    letters: LetterDesk,
     reporter: Reporter,
     events: Vec<Event>,
     closing: Option<Closing>,
@@ -106,6 +100,7 @@ pub(super) struct Session<'a> {
     reply_requested: bool,
     reading_since: Option<Instant>,
     acknowledged: u64,
+    parked: u64,
     /// What Kafka refused us for, as it was last said.
     told: Option<String>,
     /// The server's last notice.
@@ -114,11 +109,12 @@ pub(super) struct Session<'a> {
 
 /// The stream and the producer of a session to come.
 pub(super) struct Opened {
-    pub(super) reader: WalReader,
-    pub(super) writer: StatusWriter,
+    pub(super) reader: Source,
+    pub(super) writer: Statuses,
     pub(super) producer: Producer,
     pub(super) inbox: Inbox,
     pub(super) desk: LimitDesk,
+    pub(super) letters: LetterDesk,
     pub(super) core: Core,
     pub(super) intake: Intake,
     pub(super) status_every: Duration,
@@ -148,6 +144,7 @@ impl<'a> Session<'a> {
             intake: opened.intake,
             routes: Routes::new(Arc::clone(&relay.metrics)),
             desk: opened.desk,
+            letters: opened.letters,
             reporter: Reporter::new(&relay.metrics),
             events: Vec::new(),
             closing: None,
@@ -157,6 +154,7 @@ impl<'a> Session<'a> {
             reply_requested: false,
             reading_since: None,
             acknowledged: 0,
+            parked: 0,
             told: None,
             server_said: None,
         }
@@ -175,7 +173,7 @@ impl<'a> Session<'a> {
             tokio::select! {
                 biased;
                 // A stop must not wait behind traffic.
-                stopped = lines.stop.changed(), if self.closing.is_none() => {
+                stopped = lines.stop.changed(), if self.closing.as_ref().is_none_or(Closing::may_be_cut_short) => {
                     if stopped.is_err() || *lines.stop.borrow() {
                         self.close(Why::Stop, self.relay.settings.shutdown_timeout);
                     }
@@ -186,6 +184,10 @@ impl<'a> Session<'a> {
                 Some(notice) = lines.notices.recv() => self.noticed(notice),
                 // Deliveries free budget and move the confirmed LSN.
                 () = self.inbox.arrived() => self.deliveries(),
+                // So do letters that are stored.
+                answer = self.letters.answered() => {
+                    if let Err(end) = self.letters_answered(answer) { return end }
+                }
                 (topic, answer) = self.desk.answered() => self.limit_answered(&topic, &answer),
                 // The clock waits for nothing: status, dead peer, breaker, resends, bursts.
                 () = sleep_until(wake) => {}
@@ -207,13 +209,14 @@ impl<'a> Session<'a> {
             self.relay.metrics.retry_delay(attempt.max(1), wait);
             tracing::debug!(%topic, attempt, ?wait, "failed records of the topic go again");
         }
+        self.letters.turn(&mut self.core, now);
         self.swap_producer(now)?;
         if let (Some(producer), None) = (&mut self.producer, &self.shrink) {
             self.core.dispatch(producer, now);
         }
         self.status(now);
-        let stand =
-            Stand { confirmed_lsn: self.core.ledger().confirmed_lsn(), acknowledged: self.acknowledged };
+        let resolved = self.acknowledged + self.parked;
+        let stand = Stand { confirmed_lsn: self.core.ledger().confirmed_lsn(), resolved };
         lines.stand.send_if_modified(|known| std::mem::replace(known, stand) != stand);
         self.reporter.report(self.relay, &mut self.core, self.acknowledged, now);
         self.look_for_an_end(now)
@@ -277,15 +280,21 @@ impl<'a> Session<'a> {
                     }
                     break;
                 }
-                Some(ReplicationMessage::XLogData { start, body }) => {
+                Some(Incoming::Stream(ReplicationMessage::XLogData { start, body })) => {
                     self.core.received(start);
                     self.intake.message(body, &mut self.core, &mut self.routes, now);
                 }
-                Some(ReplicationMessage::KeepAlive { wal_end, reply_requested }) => {
+                Some(Incoming::Stream(ReplicationMessage::KeepAlive { wal_end, reply_requested })) => {
                     self.core.keepalive(wal_end);
                     self.reply_requested |= reply_requested;
                 }
-                Some(ReplicationMessage::Notice { code, message }) => self.server_says(&code, &message),
+                Some(Incoming::Stream(ReplicationMessage::Notice { code, message })) => {
+                    self.server_says(&code, &message);
+                }
+                Some(Incoming::Row(message)) => {
+                    self.intake.decoded(message, &mut self.core, &mut self.routes, now);
+                }
+                Some(Incoming::End) => self.close(Why::Exhausted, FOR_EVER),
             }
         }
         if let Some(topic) = self.intake.wanted_limit() {
@@ -304,7 +313,7 @@ impl<'a> Session<'a> {
         if publication::is_skipped(&self.relay.settings.publication, code, message) {
             let halt = Halt::new(
                 format!("the server skips a publication: {message}"),
-                format!("run txstream migrate up; rows written while it was missing: {BEGIN_ANEW}"),
+                format!("run txstream migrate up; rows written while it was missing: {RESET}"),
             );
             self.close(Why::Halt(halt), self.relay.settings.shutdown_timeout);
         }
@@ -373,6 +382,7 @@ impl<'a> Session<'a> {
         let wakes = [
             Some(self.status_due()),
             self.core.next_wake().filter(|_| self.shrink.is_none()),
+            self.letters.next_wake(&self.core),
             self.silent_at(),
             deadline,
             Some(self.reporter.due_at()),

@@ -35,6 +35,8 @@ pub enum OnReject {
     /// Stop before the record.
     #[default]
     Halt,
+    /// Store it, and the later ones of its key, and go on with other keys.
+    DeadLetter,
 }
 
 /// The circuit breaker around dispatch.

@@ -1,10 +1,11 @@
 //! The core between a model walsender and a model Kafka that acknowledges out of order, stalls,
-//! refuses topics, fails records and loses its session at any step; the invariants are checked after
-//! every step.
+//! refuses topics and records, fails records and loses its session at any step, beside a model of the
+//! table of dead letters and of people who replay; the invariants are checked after every step.
 //!
 //! `SIM_SEED=n` replays one schedule, `SIM_SCHEDULES=n` runs that many.
 
 mod model;
+mod table;
 
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ fn schedule(seed: u64) {
     let mut rng = Rng::new(seed);
     let mut world = World::new(&mut rng);
     for _ in 0..STEPS {
-        match rng.below(100) {
+        match rng.below(112) {
             0..12 => world.commit_transaction(&mut rng),
             12..15 => world.other_traffic(&mut rng),
             15..45 => world.read(),
@@ -39,7 +40,9 @@ fn schedule(seed: u64) {
             96 => world.force_breaker(&mut rng),
             97 => world.keepalive_inside(),
             98 => world.crash(&mut rng),
-            _ => world.stop_gracefully(&mut rng),
+            99 => world.stop_gracefully(&mut rng),
+            100..109 => world.desk_works(&mut rng),
+            _ => world.replay_works(&mut rng),
         }
         world.check();
     }

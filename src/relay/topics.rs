@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
-use super::lane::Queued;
+use super::lane::{Queued, split};
 use crate::kafka::Ticket;
 use crate::outbox::Record;
 
@@ -94,6 +94,9 @@ impl Topic {
     /// Kafka has one of the records in flight; returns whether that ended the trouble.
     pub(super) fn acknowledged(&mut self) -> bool {
         self.in_flight -= 1;
+        if self.phase == Phase::Flowing {
+            self.attempts = 0;
+        }
         if self.phase != Phase::Probing || self.in_flight > 0 {
             return false;
         }
@@ -128,13 +131,59 @@ impl Topic {
         self.trouble = Some(Trouble { since, ..trouble });
     }
 
+    /// One of the records in flight, or the one that [`Topic::next`] gave last (`was_in_flight` false), will
+    /// not go again: Kafka looked at it, so whatever the topic waited for is over.
+    pub(super) fn left(&mut self, was_in_flight: bool) {
+        self.in_flight -= usize::from(was_in_flight);
+        if self.phase == Phase::Probing && self.in_flight == 0 && (!self.singly || self.failed.is_empty()) {
+            self.flow();
+        }
+    }
+
+    fn flow(&mut self) {
+        self.phase = Phase::Flowing;
+        self.singly = false;
+        self.trouble = None;
+    }
+
+    /// Takes out a failed record, which will not go again.
+    pub(super) fn take_failed(&mut self, ticket: Ticket) -> Option<Record> {
+        self.failed.remove(&ticket)
+    }
+
+    /// Undoes [`Topic::take_failed`].
+    pub(super) fn put_back_failed(&mut self, ticket: Ticket, record: Record) {
+        self.failed.insert(ticket, record);
+    }
+
+    /// Takes out the records of a key that were taken after `ticket`.
+    pub(super) fn take_key(&mut self, key: &[u8], ticket: Ticket) -> Vec<(Ticket, Record)> {
+        let later = |at: Ticket, record: &Record| at > ticket && record.key == key;
+        let failed = self.failed.extract_if(ticket.., |at, record| later(*at, record));
+        let mut taken: Vec<_> = failed.collect();
+        let held: Vec<Queued>;
+        (held, self.held) = split(std::mem::take(&mut self.held), |q| later(q.ticket, &q.record));
+        taken.extend(held.into_iter().map(|queued| (queued.ticket, queued.record)));
+        taken
+    }
+
+    /// Whether a record of the key that was taken before `ticket` has to go again.
+    pub(super) fn is_behind(&self, key: &[u8], ticket: Ticket) -> bool {
+        self.failed.range(..ticket).any(|(_, record)| record.key == key)
+    }
+
     /// Once all in flight has reported, sets the time of the resend and returns the wait.
     fn schedule(&mut self, backoff: &mut Backoff, now: Instant) -> Option<Duration> {
         if self.phase != Phase::Draining || self.in_flight > 0 {
             return None;
         }
-        // Finding out who of a batch was too large is no retry: at once.
-        let delay = if self.attempts == 0 && self.singly {
+        if self.failed.is_empty() && self.held.is_empty() {
+            self.flow();
+            return None;
+        }
+        // Finding out who of a batch was too large is no retry, nor is the first try of a record behind
+        // those that were given up: at once.
+        let delay = if self.failed.is_empty() || (self.attempts == 0 && self.singly) {
             Duration::ZERO
         } else {
             backoff.delay(self.attempts.saturating_sub(1))
@@ -148,15 +197,16 @@ impl Topic {
         match self.phase {
             Phase::Waiting(at) if now >= at => {
                 self.phase = Phase::Probing;
-                self.failed.pop_first()
+                self.oldest()
             }
             Phase::Probing if self.in_flight == 0 => self.failed.pop_first(),
-            Phase::Flowing => self.failed.pop_first().or_else(|| {
-                let queued = self.held.pop_front()?;
-                Some((queued.ticket, queued.record))
-            }),
+            Phase::Flowing => self.oldest(),
             _ => None,
         }
+    }
+
+    fn oldest(&mut self) -> Option<(Ticket, Record)> {
+        self.failed.pop_first().or_else(|| self.held.pop_front().map(|queued| (queued.ticket, queued.record)))
     }
 
     /// The producer could not take a record of [`Topic::next`]: it stays the next one.

@@ -66,9 +66,8 @@ async fn a_row_filter_added_while_streaming_halts() {
 
 /// Follows the advice for a slot that is lost.
 async fn begin_anew(outbox: &Outbox, halted: &Halted) {
-    halted.advises("txstream slot drop --yes and then txstream slot create");
-    outbox.done(&["slot", "drop", "--yes"]).await;
-    outbox.done(&["slot", "create", "--lock-timeout", "30s"]).await;
+    halted.advises("txstream slot reset --backfill");
+    outbox.repair(&["slot", "reset", "--backfill", "--yes", "--lock-timeout", "30s"]).await;
     outbox.streams(&[], &[]).await;
 }
 
@@ -126,7 +125,7 @@ async fn a_slot_that_the_server_gave_up_halts_between_sessions_and_while_streami
 }
 
 /// Writes until a checkpoint takes WAL from the slot.
-async fn remove_wal(outbox: &Outbox) {
+pub(crate) async fn remove_wal(outbox: &Outbox) {
     let slot = outbox.slot();
     let lost = format!(
         "SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{slot}' AND wal_status = 'lost'"
@@ -196,8 +195,8 @@ async fn a_slot_moved_past_what_was_confirmed_halts_and_names_the_gap() {
     let after: String = outbox.database.value(&confirmed).await;
     let halted = outbox.halts(&[], &[]).await;
     halted.names(&[slot, &before, &after, "ahead of"]);
-    let sql = format!("DELETE FROM public.txstream_checkpoint WHERE slot = '{slot}';");
-    outbox.database.exec(halted.advises(&sql)).await;
+    halted.advises("txstream slot adopt");
+    outbox.done(&["slot", "adopt", "--yes"]).await;
     outbox.streams(&[], &[]).await;
 }
 
@@ -207,8 +206,8 @@ async fn a_checkpoint_of_another_cluster_or_database_halts() {
     for (column, named) in [("system_identifier", "another cluster"), ("database", "another database")] {
         outbox.database.exec(&format!("UPDATE txstream_checkpoint SET {column} = '7'")).await;
         let halted = outbox.halts(&[], &[]).await;
-        let sql = format!("DELETE FROM public.txstream_checkpoint WHERE slot = '{}';", outbox.slot());
-        outbox.database.exec(halted.names(&[named]).advises(&sql)).await;
+        halted.names(&[named]).advises("txstream slot adopt");
+        outbox.done(&["slot", "adopt", "--yes"]).await;
         outbox.streams(&[], &[]).await;
     }
 }
@@ -229,9 +228,10 @@ async fn a_copied_database_gets_no_slot_in_place_of_the_original_one() {
     let said = outbox.cli(&["slot", "create"]).await;
     assert_eq!(said.code, Some(1), "{}", said.stderr);
     assert_eq!(outbox.slots().await, 0);
-    let sql = format!("DELETE FROM public.txstream_checkpoint WHERE slot = '{slot}';");
-    assert!(said.stderr.contains(&sql), "{}", said.stderr);
-    outbox.database.exec(halted.advises(&sql)).await;
+    let reset = "txstream slot reset --backfill";
+    assert!(said.stderr.contains(reset), "{}", said.stderr);
+    halted.advises(reset);
+    outbox.repair(&["slot", "reset", "--backfill", "--yes", "--lock-timeout", "30s"]).await;
     outbox.streams(&["--create-slot"], &[]).await;
 }
 

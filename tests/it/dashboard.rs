@@ -12,22 +12,26 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn dashboard() -> Value {
+pub(crate) fn dashboard() -> Value {
     let text = fs::read_to_string(root().join("docker/grafana/dashboards/txstream.json")).unwrap();
     serde_json::from_str(&text).expect("the dashboard is JSON")
 }
 
-fn panels(dashboard: &Value) -> &[Value] {
+pub(crate) fn panels(dashboard: &Value) -> &[Value] {
     dashboard["panels"].as_array().expect("panels")
 }
 
-/// Every query, as Grafana sends it with all of `$job` chosen and a rate interval of a minute.
+/// A target's query, as Grafana sends it with all of `$job` chosen and a rate interval of a minute.
+pub(crate) fn asked(target: &Value) -> String {
+    let query = target["expr"].as_str().expect("an expression");
+    query.replace("$__rate_interval", "1m").replace("$job", "txstream-relay")
+}
+
+/// Every query.
 pub(crate) fn queries() -> Vec<String> {
     let dashboard = dashboard();
     let targets = panels(&dashboard).iter().filter_map(|panel| panel["targets"].as_array()).flatten();
-    let expression = |target: &Value| target["expr"].as_str().expect("an expression").to_owned();
-    let queries = targets.map(expression);
-    queries.map(|query| query.replace("$__rate_interval", "1m").replace("$job", "txstream-relay")).collect()
+    targets.map(asked).collect()
 }
 
 /// The names of ours in a query.

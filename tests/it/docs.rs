@@ -8,13 +8,18 @@ use std::process::Command;
 use txstream::metrics::{Metrics, Registry, WriterMetrics};
 
 /// Documents that are checked for names of files and tests.
-const DOCUMENTS: [&str; 6] = [
+const DOCUMENTS: [&str; 11] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/guarantees.md",
     "docs/runbook.md",
+    "docs/postgres.md",
+    "docs/benchmark.md",
+    "docs/concepts.md",
+    "docs/comparison.md",
+    "examples/README.md",
 ];
 
 fn root() -> PathBuf {
@@ -120,8 +125,10 @@ fn the_readme_lists_exactly_the_commands() {
     let command = |cell: &str| {
         let words = code(cell)[0].split(' ').skip(1);
         // Up to the first option or placeholder.
-        let names: Vec<&str> =
-            words.take_while(|word| word.bytes().all(|byte| byte.is_ascii_lowercase())).collect();
+        let is_name = |word: &str| {
+            !word.starts_with('-') && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-')
+        };
+        let names: Vec<&str> = words.take_while(|word| is_name(word)).collect();
         names.join(" ")
     };
     let listed: BTreeSet<String> =
@@ -138,7 +145,6 @@ fn what_the_readme_says_is_missing_is_no_command() {
         .flat_map(|line| code(line))
         .filter_map(|name| name.strip_prefix("txstream "))
         .collect();
-    assert!(!missing.is_empty());
     for name in missing {
         assert!(!existing.contains(name), "txstream {name} exists, and the README says that it does not");
     }
@@ -233,4 +239,65 @@ fn every_file_that_a_document_names_exists() {
             assert!(root.join(name).exists(), "{document} names {name}");
         }
     }
+}
+
+/// The command lines in the fenced shell blocks of a document, without comments.
+fn shell_lines(text: &str) -> Vec<&str> {
+    let mut within = false;
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        if let Some(language) = line.trim_start().strip_prefix("```") {
+            within = !within && matches!(language, "sh" | "bash" | "shell");
+        } else if within {
+            lines.push(line.split(" #").next().unwrap_or_default().trim());
+        }
+    }
+    lines
+}
+
+/// The documents that tell people to type something.
+fn instructions() -> Vec<(String, String)> {
+    let mut named: Vec<String> = DOCUMENTS.iter().map(|&name| name.to_owned()).collect();
+    for entry in fs::read_dir(root().join("docs")).expect("docs") {
+        let name = entry.expect("an entry").file_name().into_string().expect("UTF-8");
+        if name.ends_with(".md") {
+            named.push(format!("docs/{name}"));
+        }
+    }
+    named.sort();
+    named.dedup();
+    named.into_iter().map(|name| (name.clone(), read(&name))).collect()
+}
+
+#[test]
+fn every_command_of_ours_in_a_document_is_one_that_the_binary_understands() {
+    let mut checked = 0;
+    for (document, text) in instructions() {
+        let commands = shell_lines(&text).into_iter().flat_map(|line| line.split(['|', ';', '&']));
+        for command in commands.map(str::trim).filter(|command| command.starts_with("txstream ")) {
+            let words = command.split_whitespace().map(|word| word.trim_matches(['"', '\'']));
+            match txstream::cli::parse(words) {
+                Ok(_) => checked += 1,
+                Err(failure) => panic!("{document} has {command:?}: {failure}"),
+            }
+        }
+    }
+    assert!(checked > 20, "only {checked} commands were found; have the blocks another form now?");
+}
+
+#[test]
+fn every_target_of_make_in_a_document_exists() {
+    let makefile = read("Makefile");
+    let mut checked = 0;
+    for (document, text) in instructions() {
+        let words = shell_lines(&text).into_iter().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        for words in words.filter(|words| words.first() == Some(&"make")) {
+            for target in words[1..].iter().filter(|word| !word.contains('=')) {
+                let exists = makefile.lines().any(|line| line.starts_with(&format!("{target}:")));
+                assert!(exists, "{document} says make {target}");
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 4, "only {checked} targets were found");
 }

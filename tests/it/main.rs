@@ -16,12 +16,21 @@ mod checks;
 mod cli;
 /// The Grafana dashboard.
 mod dashboard;
+mod dashboard_picture;
+/// What Kafka will never take is stored, and comes back in order.
+mod dead_letters;
+/// Containers, manifests and the unit.
+mod deploy;
 /// The documents name only what exists, and all of it.
 mod docs;
 /// `doctor`, and that what it prints mends what it found.
 mod doctor;
+/// Each misconfiguration that it knows, made and mended.
+mod doctor_mends;
 /// `lag`, with a relay and without.
 mod lag;
+/// What a relay logs while all is well.
+mod logs;
 /// `migrate`: what is made, what is adopted, and that nothing else is ever dropped.
 mod migrate;
 /// What the relay says of itself.
@@ -36,6 +45,12 @@ mod rejecting;
 mod replication_session;
 /// The slot's beginning and end.
 mod slot;
+/// Which rows a backfill takes.
+mod slot_backfill;
+/// A slot moved, taken over, or older than its publication.
+mod slot_moves;
+/// A lost slot made anew, and what it had not confirmed.
+mod slot_reset;
 /// What a relay says at its start when something is not as it must be, and what mends it.
 mod starting;
 /// The status page in a real browser.
@@ -43,6 +58,8 @@ mod status_page;
 /// Which module may use which.
 mod structure;
 mod tls;
+/// `verify`: the topics beside the table.
+mod verify;
 
 /// What the tests below write and how they judge what arrived.
 mod load;
@@ -70,5 +87,9 @@ mod standby;
 /// A graceful stop repeats and loses nothing.
 mod stopping;
 
+/// The programs of `examples/`, each in its own language.
+mod examples;
+/// The files of `sql/`, through the relay to Kafka.
+mod sql_files;
 /// The HTTP service.
 mod writer;

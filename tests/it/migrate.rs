@@ -312,8 +312,8 @@ async fn down_asks_while_rows_parked_records_or_the_slot_exist() {
             "1 row of public.outbox",
         ),
         (
-            "insert into txstream_dead_letter (slot, table_name, row_id, topic, key, reason, error)
-                 values ('s', 't', '1', 't', '', 'r', 'e')",
+            "insert into txstream_dead_letter (slot, table_name, row_id, commit_lsn, ordinal, topic, key, reason, error)
+                 values ('s', 't', '1', '0/1', 0, 't', '', 'r', 'e')",
             "1 parked record",
         ),
     ] {
@@ -368,7 +368,13 @@ async fn the_roles_of_roles_sql_suffice_for_everything() {
     let postgres = Postgres::start(15, &[]).await;
     let database = postgres.database().await;
     let (owner, relay, writer) = (unique("owner"), unique("relay"), unique("writer"));
-    let names = [("owner", owner.as_str()), ("relay", relay.as_str()), ("writer", writer.as_str())];
+    let pruner = unique("pruner");
+    let names = [
+        ("owner", owner.as_str()),
+        ("relay", relay.as_str()),
+        ("writer", writer.as_str()),
+        ("pruner", pruner.as_str()),
+    ];
     psql(&database, "postgres", "roles.sql", &names);
     let outbox = outbox(&["outbox"]);
     let mut client = database.client().await;
@@ -392,8 +398,8 @@ async fn the_roles_of_roles_sql_suffice_for_everything() {
     assert!(seen.contains("reserved") && seen.contains("public.outbox"), "{seen}");
     as_relay
         .batch_execute(
-            "insert into txstream_dead_letter (slot, table_name, row_id, topic, key, reason, error)
-                                values ('s', 't', '1', 't', '', 'r', 'e'); delete from txstream_dead_letter",
+            "insert into txstream_dead_letter (slot, table_name, row_id, commit_lsn, ordinal, topic, key, reason, error)
+                                values ('s', 't', '1', '0/1', 0, 't', '', 'r', 'e'); delete from txstream_dead_letter",
         )
         .await
         .unwrap();

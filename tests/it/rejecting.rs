@@ -60,17 +60,18 @@ async fn a_row_without_an_aggregate_halts_and_can_be_skipped() {
     let bad = format!("INSERT INTO outbox (id, aggregatetype, type) VALUES ('{id}', '{kind}', 't')");
     let halted = halts_at(&outbox, &kind, &bad, &[]).await;
     halted.names(&[id, "public.outbox", "aggregateid is NULL"]);
-    outbox.database.exec(&skipping(&outbox, &halted)).await;
+    skip(&outbox, &halted).await;
     outbox.streams(&[], &[]).await;
     assert_eq!(keys(&outbox, &kind, 2).await, ["before", "behind"]);
 }
 
-/// The SQL that a halt names to skip the transaction.
-fn skipping(outbox: &Outbox, halted: &Halted) -> String {
-    let (_, sql) = halted.remedy.split_once("skip its whole transaction: ").expect("SQL that skips it");
-    assert!(sql.contains(&format!("pg_replication_slot_advance('{}', ", outbox.slot())), "{sql}");
-    assert!(sql.ends_with(&format!("WHERE slot = '{}';", outbox.slot())), "{sql}");
-    sql.to_owned()
+/// Skips the transaction as the halt says.
+async fn skip(outbox: &Outbox, halted: &Halted) {
+    let (_, command) = halted.remedy.split_once("skip its whole transaction: txstream ").expect("a command");
+    let words: Vec<&str> = command.split(' ').chain(["--yes"]).collect();
+    assert_eq!(words[..2], ["slot", "advance"], "{command}");
+    let said = outbox.done(&words).await;
+    assert!(said.stdout.contains("1 rows of public.outbox"), "nothing but the bad row: {}", said.stdout);
 }
 
 #[tokio::test]
@@ -100,7 +101,7 @@ async fn a_name_that_no_topic_can_have_can_be_skipped() {
     let kind = unique("skipped");
     let bad = "INSERT INTO outbox (aggregatetype, aggregateid, type) VALUES ('a/b', 'k', 't')";
     let halted = halts_at(&outbox, &kind, bad, &[]).await;
-    outbox.database.exec(&skipping(&outbox, &halted)).await;
+    skip(&outbox, &halted).await;
     outbox.streams(&[], &[]).await;
     assert_eq!(keys(&outbox, &kind, 2).await, ["before", "behind"]);
 }
@@ -156,12 +157,49 @@ async fn a_record_at_the_limit_of_its_topic_passes_and_one_byte_more_halts() {
 /// Does what the remedy's `kafka-configs.sh` would.
 async fn raise(outbox: &Outbox, topic: &str, halted: &Halted, bytes: usize) {
     halted.advises(&format!("--entity-name {topic} --add-config max.message.bytes={bytes}"));
-    let bytes = bytes.to_string();
-    let config = AlterConfig::new(ResourceSpecifier::Topic(topic)).set("max.message.bytes", &bytes);
+    alter(outbox, topic, "max.message.bytes", &bytes.to_string()).await;
+}
+
+/// Sets a topic's config.
+async fn alter(outbox: &Outbox, topic: &str, name: &str, value: &str) {
+    let config = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(name, value);
     let results = outbox.kafka.admin().alter_configs([&config], &AdminOptions::new()).await.unwrap();
     for result in results {
         result.unwrap();
     }
+}
+
+/// A broker may refuse what no check before sending can find: here a record that is too old, since it is
+/// kept for a while before it is sent.
+#[tokio::test]
+async fn twenty_restarts_on_a_record_that_only_the_broker_refuses_add_no_record() {
+    let outbox = Outbox::with_slot().await;
+    let (good, bad) = (unique("good"), unique("bad"));
+    let topic = format!("outbox.event.{bad}");
+    outbox.kafka.create_topic(&topic, 1, &[("message.timestamp.before.max.ms", "10")]).await;
+    outbox.insert(&good, "before", "{}").await;
+    outbox.insert(&bad, "k", "{}").await;
+    for n in 0..20 {
+        outbox.insert(&good, &format!("behind {n}"), "{}").await;
+    }
+    let id: String =
+        outbox.database.value(&format!("SELECT id::text FROM outbox WHERE aggregatetype = '{bad}'")).await;
+    let late = ["-X", "linger.ms=100"];
+    crate::support::halted(outbox.relay(&late, &[]).await).await.names(&[&id, &topic, "invalid"]);
+    let after_the_first = outbox.topic(&good).read_to_end().await.len();
+    for _ in 0..20 {
+        outbox.halts(&late, &[]).await.names(&[&id, &topic, "invalid"]);
+    }
+    let records = outbox.topic(&good).read_to_end().await.len();
+    assert_eq!(records, after_the_first, "20 starts added records");
+
+    // Once the topic takes it, it arrives, and what was behind it too.
+    alter(&outbox, &topic, "message.timestamp.before.max.ms", "100000000000").await;
+    outbox.streams(&late, &[]).await;
+    assert!(!outbox.topic(&bad).read_count(1).await.is_empty());
+    let mut arrived = keys(&outbox, &good, 21).await;
+    arrived.dedup();
+    assert_eq!(arrived.len(), 21, "{arrived:?}");
 }
 
 #[tokio::test]

@@ -173,7 +173,7 @@ async fn a_slot_dropped_outside_is_not_made_again() {
     database.exec(&format!("select pg_drop_replication_slot('{}')", database.name())).await;
     let error = create(&database).await.unwrap_err();
     assert!(matches!(error, SlotError::Lost { .. }), "{error}");
-    assert!(error.remedy().contains("txstream slot create"));
+    assert!(error.remedy().contains("txstream slot reset --backfill"));
     assert_eq!(slots(&database).await, 0);
 }
 
@@ -245,7 +245,7 @@ async fn a_lost_slot_says_why_and_what_to_do() {
     assert_eq!(view.terminal(), Some(slot::Terminal::WalRemoved));
     let error = create(&database).await.unwrap_err();
     assert!(matches!(error, SlotError::Terminal { .. }), "{error}");
-    assert!(error.remedy().contains("txstream slot create"), "{}", error.remedy());
+    assert!(error.remedy().contains("txstream slot reset --backfill"), "{}", error.remedy());
     assert!(error.remedy().contains("max_slot_wal_keep_size"), "{}", error.remedy());
 }
 
@@ -270,7 +270,7 @@ async fn the_checkpoint_row_keeps_what_is_not_being_written() {
         table: "public.outbox".into(),
         row_id: "1".into(),
         topic: "t".into(),
-        commit_end_lsn: u64::MAX,
+        commit_lsn: u64::MAX,
         ordinal: 3,
         reason: "too large".into(),
     };

@@ -169,10 +169,9 @@ async fn create_slot_does_not_replace_a_slot_that_was_lost() {
     outbox.drop_slot_behind_its_back().await;
     let halted = outbox.halts(CREATE, &[]).await;
     halted.names(&[outbox.slot(), "is gone", "confirmed up to"]);
-    halted.advises("txstream slot drop --yes and then txstream slot create");
+    halted.advises("txstream slot reset --backfill");
     assert_eq!(outbox.slots().await, 0);
-    outbox.done(&["slot", "drop", "--yes"]).await;
-    outbox.done(&["slot", "create"]).await;
+    outbox.repair(&["slot", "reset", "--backfill", "--yes", "--lock-timeout", "30s"]).await;
     outbox.streams(&[], &[]).await;
 }
 
@@ -206,8 +205,9 @@ async fn a_slot_made_by_hand_is_accepted() {
 #[tokio::test]
 async fn the_relay_role_of_the_sql_file_is_enough_and_each_missing_right_is_named() {
     let outbox = Outbox::migrated().await;
-    let (owner, relay, writer) = (unique("owner"), unique("relay"), unique("writer"));
-    outbox.roles(&[("owner", &owner), ("relay", &relay), ("writer", &writer)]).await;
+    let (owner, relay) = (unique("owner"), unique("relay"));
+    let (writer, pruner) = (unique("writer"), unique("pruner"));
+    outbox.roles(&[("owner", &owner), ("relay", &relay), ("writer", &writer), ("pruner", &pruner)]).await;
     outbox.database.exec(&format!("ALTER ROLE {relay} PASSWORD 'pw'")).await;
     let url = outbox.database.url().replace("postgres:postgres@", &format!("{relay}:pw@"));
     let env = [("DATABASE_URL", url.as_str())];
@@ -238,13 +238,13 @@ async fn the_relay_role_of_the_sql_file_is_enough_and_each_missing_right_is_name
     outbox
         .database
         .exec(&format!(
-            "DROP OWNED BY {owner}, {relay}, {writer}; DROP ROLE {owner}; DROP ROLE {relay}; DROP ROLE {writer}"
+            "DROP OWNED BY {owner}, {relay}, {writer}, {pruner}; DROP ROLE {owner}, {relay}, {writer}, {pruner}"
         ))
         .await;
 }
 
 /// Forwards ordinary connections to Postgres and refuses replication as PgBouncer does.
-async fn pooler(postgres: u16) -> u16 {
+pub(crate) async fn pooler(postgres: u16) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -325,11 +325,8 @@ async fn an_absent_postgres_is_mentioned_every_ten_seconds() {
 async fn settings_that_break_the_promise_are_bad_usage_all_told_at_once() {
     let outbox = Outbox::migrated().await;
     let url = outbox.database.url();
-    let env = [
-        ("DATABASE_URL", url.as_str()),
-        ("REPLICATION_SLOT", outbox.slot()),
-        ("WORKER_ON_REJECT", "dead-letter"),
-    ];
+    let env =
+        [("DATABASE_URL", url.as_str()), ("REPLICATION_SLOT", outbox.slot()), ("WORKER_ON_REJECT", "skip")];
     let args =
         ["relay", "--create-slot", "-X", "acks=1", "-X", "enable.idempotence=false", "-X", "nonsense=1"];
     let said = run_cli(&args, &env).await;
@@ -339,7 +336,7 @@ async fn settings_that_break_the_promise_are_bad_usage_all_told_at_once() {
         "enable.idempotence",
         "nonsense",
         "WORKER_ON_REJECT",
-        "not available in this version; use halt",
+        "is not a policy; write halt or dead-letter",
     ] {
         assert!(said.stderr.contains(part), "{part} is missing: {}", said.stderr);
     }

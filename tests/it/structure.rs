@@ -14,10 +14,23 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("kafka", &["outbox", "secret"]),
     ("admin", &["metrics", "secret"]),
     ("migrate", &["outbox", "postgres"]),
-    ("relay", &["outbox", "pgoutput", "postgres", "kafka", "metrics", "admin"]),
+    ("dead_letter", &["outbox", "postgres", "kafka"]),
+    ("relay", &["outbox", "pgoutput", "postgres", "kafka", "dead_letter", "metrics", "admin"]),
     ("retention", &["outbox", "postgres", "relay"]),
     // Whether a relay would stream is judged by what the relay itself asks.
     ("doctor", &["outbox", "postgres", "kafka", "relay::checkpoint", "relay::preflight", "relay::slot_life"]),
+    (
+        "verify",
+        &[
+            "outbox",
+            "pgoutput",
+            "postgres",
+            "kafka",
+            "relay::checkpoint",
+            "relay::slot_life",
+            "retention::widened",
+        ],
+    ),
     ("writer", &["outbox", "postgres", "metrics", "admin", "secret"]),
     ("config", &["outbox", "postgres", "kafka", "admin", "relay", "migrate", "secret", "writer"]),
 ];

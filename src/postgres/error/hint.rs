@@ -66,8 +66,8 @@ fn of_server(error: &ServerError, replication_command: bool) -> Option<String> {
         }
         "42501" => "grant the role what is missing",
         "42704" if says("publication") => {
-            "create it with: txstream migrate up; a slot older than the publication is dropped and \
-             created again: txstream slot drop, txstream slot create"
+            "create it with: txstream migrate up; if it exists, the slot is older than it and cannot decode what \
+             came before: txstream slot reset --backfill"
         }
         "42704" if says("replication slot") => "create it with: txstream slot create",
         "55000" if says("wal_level") => {
@@ -88,4 +88,4 @@ fn of_server(error: &ServerError, replication_command: bool) -> Option<String> {
 }
 
 const SLOT_LOST: &str =
-    "the slot cannot go on; see: txstream slot status; then: txstream slot drop, txstream slot create";
+    "the slot cannot go on; see: txstream slot status; then: txstream slot reset --backfill";

@@ -64,9 +64,9 @@ fn hints_name_what_helps() {
         ("42704", "replication slot \"s\" does not exist", true, "txstream slot create"),
         ("42704", "publication \"p\" does not exist", false, "txstream migrate up"),
         ("55000", "logical decoding requires wal_level >= logical", true, "wal_level = logical"),
-        ("55000", "cannot read from logical replication slot \"s\"", true, "txstream slot create"),
-        ("55000", "can no longer access replication slot \"s\"", true, "txstream slot create"),
-        ("58P01", "requested WAL segment has already been removed", false, "txstream slot create"),
+        ("55000", "cannot read from logical replication slot \"s\"", true, "txstream slot reset --backfill"),
+        ("55000", "can no longer access replication slot \"s\"", true, "txstream slot reset --backfill"),
+        ("58P01", "requested WAL segment has already been removed", false, "txstream slot reset --backfill"),
         ("53400", "all replication slots are in use", true, "max_replication_slots"),
         ("53300", "number of requested standby connections exceeds max_wal_senders", true, "max_wal_senders"),
     ] {

@@ -17,7 +17,7 @@ use crate::secret::Secret;
 
 /// Settings that shape how values are printed. A role or database may have others; pinned, a row has
 /// the same text on every replay. Startup parameters beat `options` and role settings.
-const PINNED: [(&str, &str); 6] = [
+pub const PINNED: [(&str, &str); 6] = [
     ("client_encoding", "UTF8"),
     ("DateStyle", "ISO"),
     ("IntervalStyle", "postgres"),

@@ -1,14 +1,19 @@
-//! Creating and dropping a slot.
+//! Creating, moving and dropping a slot.
 
 use std::time::Duration;
 
 use postgres_protocol::escape::escape_literal;
+use tokio::time::{Instant, sleep};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{PgLsn, Type};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::blockers::{Blocker, still, writing};
+use crate::postgres::replication::{CreateOptions, CreatedSlot, ReplicationConn};
 use crate::postgres::{Lsn, PgError};
+
+/// How often the transactions that a new slot would wait for are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A slot to be created.
 #[derive(Debug, Clone, Copy)]
@@ -124,6 +129,44 @@ async fn server(client: &Client) -> Result<Server, tokio_postgres::Error> {
     })
 }
 
+/// What would make the creation fail at once.
+async fn precheck(client: &Client, new: &NewSlot<'_>) -> Result<Server, CreateError> {
+    let server = server(client)
+        .await
+        .map_err(|source| PgError::statement(format!("create slot {}", new.name), source))?;
+    if server.in_recovery {
+        return Err(CreateError::InRecovery);
+    }
+    if server.wal_level != "logical" {
+        return Err(CreateError::WalLevel(server.wal_level));
+    }
+    if new.failover && server.version_num < 170_000 {
+        return Err(CreateError::FailoverUnsupported(server.version));
+    }
+    Ok(server)
+}
+
+/// Whether a slot could be created now: waits at most `lock_timeout` for the transactions that write
+/// now, so that a slot which is to be replaced is not dropped in vain.
+///
+/// # Errors
+/// [`CreateError`]; nothing was changed.
+pub async fn could_create(client: &Client, new: &NewSlot<'_>) -> Result<(), CreateError> {
+    precheck(client, new).await?;
+    let before = writing(client).await?;
+    let until = Instant::now() + new.lock_timeout;
+    loop {
+        let blockers = still(&before, writing(client).await?);
+        if blockers.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            return Err(CreateError::Blocked { waited: new.lock_timeout, blockers });
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
 /// Creates a logical slot of plugin `pgoutput` in the database of the connection and returns the
 /// position it starts from. The publication must exist already: a slot decodes with the catalog of
 /// its own past, where a younger publication does not exist.
@@ -134,17 +177,7 @@ async fn server(client: &Client) -> Result<Server, tokio_postgres::Error> {
 /// # Cancel safety
 /// Dropped while it waits, the server goes on until `lock_timeout` and may still create the slot.
 pub async fn create(client: &Client, new: &NewSlot<'_>) -> Result<Lsn, CreateError> {
-    let failed = |source| PgError::statement(format!("create slot {}", new.name), source);
-    let server = server(client).await.map_err(failed)?;
-    if server.in_recovery {
-        return Err(CreateError::InRecovery);
-    }
-    if server.wal_level != "logical" {
-        return Err(CreateError::WalLevel(server.wal_level));
-    }
-    if new.failover && server.version_num < 170_000 {
-        return Err(CreateError::FailoverUnsupported(server.version));
-    }
+    let server = precheck(client, new).await?;
     let before = writing(client).await?;
     // One message is one transaction, so the setting ends with it whatever happens, and a failed
     // creation leaves nothing: the slot persists only when the function has come to its end.
@@ -165,20 +198,54 @@ pub async fn create(client: &Client, new: &NewSlot<'_>) -> Result<Lsn, CreateErr
                 CreateError::Pg(PgError::Protocol { doing: format!("create slot {}", new.name), what })
             })
         }
-        Err(error) => Err(match error.code() {
-            Some(&SqlState::LOCK_NOT_AVAILABLE) => CreateError::Blocked {
-                waited: new.lock_timeout,
-                blockers: still(&before, writing(client).await?),
-            },
-            Some(&SqlState::DUPLICATE_OBJECT) => CreateError::Exists(new.name.to_owned()),
-            Some(&SqlState::INSUFFICIENT_PRIVILEGE) => CreateError::NoRight(server.role),
-            Some(&SqlState::CONFIGURATION_LIMIT_EXCEEDED) => CreateError::NoneFree(server.max_slots),
-            _ => CreateError::Pg(failed(error)),
-        }),
+        Err(error) => {
+            let error = PgError::statement(format!("create slot {}", new.name), error);
+            Err(explain(client, new, &before, server, error).await)
+        }
     }
 }
 
-/// Why the slot is still there.
+/// As [`create`], on a replication connection, and exports the snapshot of the slot's start: it shows
+/// exactly what was committed before. It can be taken over by other sessions until the next command on
+/// `replication`.
+///
+/// # Errors
+/// [`CreateError`]; no slot is left behind.
+pub async fn create_exporting(
+    client: &Client,
+    replication: &mut ReplicationConn,
+    new: &NewSlot<'_>,
+) -> Result<CreatedSlot, CreateError> {
+    let server = precheck(client, new).await?;
+    let before = writing(client).await?;
+    let options =
+        CreateOptions { failover: new.failover, export_snapshot: true, lock_timeout: Some(new.lock_timeout) };
+    match replication.create_slot(new.name, options).await {
+        Ok(created) => Ok(created),
+        Err(error) => Err(explain(client, new, &before, server, error).await),
+    }
+}
+
+async fn explain(
+    client: &Client,
+    new: &NewSlot<'_>,
+    before: &[Blocker],
+    server: Server,
+    error: PgError,
+) -> CreateError {
+    match error.sqlstate().map(SqlState::from_code) {
+        Some(SqlState::LOCK_NOT_AVAILABLE) => match writing(client).await {
+            Ok(after) => CreateError::Blocked { waited: new.lock_timeout, blockers: still(before, after) },
+            Err(error) => error.into(),
+        },
+        Some(SqlState::DUPLICATE_OBJECT) => CreateError::Exists(new.name.to_owned()),
+        Some(SqlState::INSUFFICIENT_PRIVILEGE) => CreateError::NoRight(server.role),
+        Some(SqlState::CONFIGURATION_LIMIT_EXCEEDED) => CreateError::NoneFree(server.max_slots),
+        _ => error.into(),
+    }
+}
+
+/// Why the slot is still there, or where it was.
 #[derive(Debug, thiserror::Error)]
 pub enum DropError {
     /// Someone holds it.
@@ -207,6 +274,32 @@ pub async fn drop(client: &Client, name: &str) -> Result<(), DropError> {
             Some(&SqlState::OBJECT_IN_USE) => DropError::InUse(name.to_owned()),
             Some(&SqlState::UNDEFINED_OBJECT) => DropError::Missing(name.to_owned()),
             _ => DropError::Pg(PgError::statement(format!("drop slot {name}"), error)),
+        }),
+    }
+}
+
+/// Moves a slot forward to `to`: what was committed before is never decoded. The server does not check
+/// whose it is. Returns where it stands then.
+///
+/// # Errors
+/// [`DropError`] when it is held or gone; anything else as the server says it.
+pub async fn advance(client: &Client, name: &str, to: Lsn) -> Result<Lsn, DropError> {
+    let doing = || format!("advance slot {name}");
+    let moved = client
+        .query_typed_one(
+            "select end_lsn from pg_catalog.pg_replication_slot_advance($1, $2)",
+            &[(&name, Type::NAME), (&PgLsn::from(to.0), Type::PG_LSN)],
+        )
+        .await;
+    match moved {
+        Ok(row) => {
+            let end: PgLsn = row.try_get(0).map_err(|error| PgError::statement(doing(), error))?;
+            Ok(Lsn(u64::from(end)))
+        }
+        Err(error) => Err(match error.code() {
+            Some(&SqlState::OBJECT_IN_USE) => DropError::InUse(name.to_owned()),
+            Some(&SqlState::UNDEFINED_OBJECT) => DropError::Missing(name.to_owned()),
+            _ => DropError::Pg(PgError::statement(doing(), error)),
         }),
     }
 }

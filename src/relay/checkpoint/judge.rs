@@ -95,12 +95,13 @@ pub fn judge(row: Option<&Row>, slot: Option<&SlotView>, identity: &Identity<'_>
     if row.database != identity.database {
         return Verdict::OtherDatabase { row: row.database.clone(), server: identity.database.to_owned() };
     }
-    let Some(slot) = slot else {
-        return Verdict::Lost { confirmed_lsn: row.confirmed_lsn };
-    };
+    // The slot before may be dropped already, and the new one not be there yet.
     if row.backfill_pending {
         return Verdict::BackfillPending;
     }
+    let Some(slot) = slot else {
+        return Verdict::Lost { confirmed_lsn: row.confirmed_lsn };
+    };
     compare(row, slot, identity)
 }
 
@@ -199,6 +200,12 @@ mod tests {
                 "backfill broken off",
                 Some(Row { backfill_pending: true, ..clean(10) }),
                 Some(Some(10)),
+                Verdict::BackfillPending,
+            ),
+            (
+                "backfill broken off before there was a slot",
+                Some(Row { backfill_pending: true, ..clean(10) }),
+                None,
                 Verdict::BackfillPending,
             ),
         ];

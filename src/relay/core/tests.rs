@@ -53,11 +53,11 @@ fn behind_a_stuck_record_a_million_are_acknowledged_and_then_reading_stops() {
         Breaker::new(settings.breaker),
         Backoff::seeded(settings.backoff, 1),
     );
-    let route = core.add_route(&topic);
+    let route = core.add_route(&topic, &Arc::from("public.outbox"), Bytes::new());
     core.set_limit(&topic, 1_000);
     let record =
         Record { topic, key: Bytes::new(), payload: None, headers: Vec::new(), event_type: Bytes::new() };
-    core.begin(0);
+    core.begin(Lsn(1), 0);
     let (mut taker, mut stuck, mut behind) = (Taker::default(), None, 0);
     while core.may_read() {
         for _ in 0..10_000 {

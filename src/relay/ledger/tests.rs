@@ -11,7 +11,7 @@ fn ledger() -> Ledger {
 fn a_transaction_is_confirmed_at_its_commit_end_once_every_record_is_resolved() {
     let mut ledger = ledger();
     let now = Instant::now();
-    ledger.begin(7);
+    ledger.begin(Lsn(1), 0, 7);
     let (a, b) = (ledger.take(10, 3, now), ledger.take(10, 4, now));
     assert_eq!(ledger.resolve(b), Resolved { route: 4, round: None, taken_at: now, commit_time: 7 });
     assert!(ledger.commit(Lsn(200)));
@@ -24,7 +24,7 @@ fn a_transaction_is_confirmed_at_its_commit_end_once_every_record_is_resolved() 
 #[test]
 fn nothing_is_confirmed_before_the_commit_came() {
     let mut ledger = ledger();
-    ledger.begin(0);
+    ledger.begin(Lsn(1), 0, 0);
     let ticket = ledger.take(1, 0, Instant::now());
     ledger.resolve(ticket);
     ledger.keepalive(Lsn(500));
@@ -37,10 +37,10 @@ fn nothing_is_confirmed_before_the_commit_came() {
 fn a_later_transaction_waits_for_an_earlier_one() {
     let mut ledger = ledger();
     let now = Instant::now();
-    ledger.begin(0);
+    ledger.begin(Lsn(1), 0, 0);
     let first = ledger.take(1, 0, now);
     ledger.commit(Lsn(200));
-    ledger.begin(0);
+    ledger.begin(Lsn(1), 0, 0);
     let second = ledger.take(1, 0, now);
     ledger.commit(Lsn(300));
     ledger.resolve(second);
@@ -55,7 +55,7 @@ fn an_idle_keepalive_moves_the_confirmed_lsn_and_a_busy_one_does_not() {
     let mut ledger = ledger();
     ledger.keepalive(Lsn(400));
     assert_eq!(ledger.confirmed_lsn(), Lsn(400));
-    ledger.begin(0);
+    ledger.begin(Lsn(1), 0, 0);
     let ticket = ledger.take(1, 0, Instant::now());
     ledger.commit(Lsn(500));
     ledger.keepalive(Lsn(600));
@@ -71,13 +71,13 @@ fn an_idle_keepalive_moves_the_confirmed_lsn_and_a_busy_one_does_not() {
 #[test]
 fn an_empty_transaction_is_confirmed_in_its_turn() {
     let mut ledger = ledger();
-    ledger.begin(0);
+    ledger.begin(Lsn(1), 0, 0);
     assert!(!ledger.commit(Lsn(110)));
     assert_eq!(ledger.confirmed_lsn(), Lsn(110));
-    ledger.begin(0);
+    ledger.begin(Lsn(1), 0, 0);
     let ticket = ledger.take(1, 0, Instant::now());
     ledger.commit(Lsn(120));
-    ledger.begin(0);
+    ledger.begin(Lsn(1), 0, 0);
     ledger.commit(Lsn(130));
     assert_eq!(ledger.confirmed_lsn(), Lsn(110));
     ledger.resolve(ticket);
@@ -87,11 +87,11 @@ fn an_empty_transaction_is_confirmed_in_its_turn() {
 #[test]
 fn empty_transactions_do_not_pile_up_behind_a_stuck_record() {
     let mut ledger = ledger();
-    ledger.begin(0);
+    ledger.begin(Lsn(1), 0, 0);
     let stuck = ledger.take(1, 0, Instant::now());
     ledger.commit(Lsn(110));
     for n in 0..1_000 {
-        ledger.begin(0);
+        ledger.begin(Lsn(1), 0, 0);
         ledger.commit(Lsn(200 + n));
     }
     assert_eq!((ledger.transactions.len(), ledger.confirmed_lsn()), (1, Lsn(100)));
@@ -103,7 +103,7 @@ fn empty_transactions_do_not_pile_up_behind_a_stuck_record() {
 #[should_panic(expected = "resolved twice")]
 fn a_ticket_resolves_once() {
     let mut ledger = ledger();
-    ledger.begin(0);
+    ledger.begin(Lsn(1), 0, 0);
     let _first = ledger.take(1, 0, Instant::now());
     let second = ledger.take(1, 0, Instant::now());
     ledger.resolve(second);
@@ -122,7 +122,7 @@ proptest! {
         let mut ledger = Ledger::new(Lsn(0));
         let mut tickets: Vec<(usize, Ticket)> = Vec::new();
         for (index, size) in sizes.iter().enumerate() {
-            ledger.begin(0);
+            ledger.begin(Lsn(1), 0, 0);
             for _ in 0..*size {
                 tickets.push((index, ledger.take(1, 0, now)));
             }

@@ -24,15 +24,25 @@ pub(super) enum Why {
     Halt(Halt),
     NeedsText(String),
     ServerStopping,
+    Exhausted,
+}
+
+impl Closing {
+    /// Whether another reason counts more: a table that was read to its end waits for Kafka, however long.
+    pub(super) fn may_be_cut_short(&self) -> bool {
+        matches!(self.why, Why::Exhausted)
+    }
 }
 
 impl Session<'_> {
     /// Stops reading, but for what `why` reads on to; the drain has `grace`. The first reason counts.
     pub(super) fn close(&mut self, why: Why, grace: Duration) {
-        if self.closing.is_none() {
+        if self.closing.as_ref().is_none_or(Closing::may_be_cut_short) {
             let since = Instant::now();
+            if !matches!(why, Why::Exhausted) {
+                self.relay.board.state("stopping", None);
+            }
             self.closing = Some(Closing { why, since, deadline: since + grace });
-            self.relay.board.state("stopping", None);
         }
     }
 
@@ -58,7 +68,8 @@ impl Session<'_> {
         let read = stuck || !matches!(closing.why, Why::Stop) || !ledger.in_transaction();
         let refused = self.core.refused().is_some() && self.core.outstanding() == 0;
         let open = self.core.breaker().0 == State::Open;
-        let late = now >= closing.deadline || (open && now >= closing.since + DRAIN_WITH_BREAKER_OPEN);
+        let late = now >= closing.deadline
+            || (open && now >= closing.since + DRAIN_WITH_BREAKER_OPEN && !closing.may_be_cut_short());
         if !(late || refused || (read && unresolved == 0)) {
             return Ok(());
         }
@@ -66,6 +77,7 @@ impl Session<'_> {
             Some(Why::Halt(halt)) => End::Halted(halt),
             Some(Why::NeedsText(why)) => End::NeedsText(why),
             Some(Why::ServerStopping) => End::ServerStopping,
+            Some(Why::Exhausted) => End::Exhausted,
             Some(Why::Stop) | None => match self.intake.halt() {
                 Some(halt) => End::Halted(halt.clone()),
                 None => End::Stopped,

@@ -44,11 +44,17 @@ impl Session<'_> {
         let (error_type, remedy) = self.explain(&failure);
         let topic = Arc::clone(&failure.record.topic);
         let (message, class) = (failure.message.clone(), failure.class);
+        let stopping = self.core.refused().is_some();
         let failed = self.core.failed(failure, remedy.clone(), now);
         let route = self.routes.touch(failed.route);
+        if !stopping && self.core.refused().is_some() {
+            route.rejected();
+        }
         if let Some(error_type) = error_type {
             route.failed(error_type);
-            route.retried(failed.attempts.max(1));
+            if !failed.parked {
+                route.retried(failed.attempts.max(1));
+            }
         }
         if matches!(class, FailureClass::Rejected(_)) {
             self.relay.metrics.late_rejection();
@@ -80,7 +86,7 @@ impl Session<'_> {
                 (Some(error_type), Some(kafka::error::rejection_remedy(rejection, topic)))
             }
             FailureClass::Fatal => (Some(ErrorType::Fatal), None),
-            FailureClass::Purged => (None, None),
+            FailureClass::Neighbour | FailureClass::Purged => (None, None),
         }
     }
 
@@ -116,7 +122,7 @@ fn gist(message: &str) -> &str {
 }
 
 /// Now, as Postgres counts: µs since 2000-01-01 UTC.
-fn postgres_now() -> i64 {
+pub(in crate::relay) fn postgres_now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH + POSTGRES_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }

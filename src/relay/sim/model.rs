@@ -7,7 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::kafka::{Failure, FailureClass, SendError, Ticket, TopicTrouble};
+use super::table::Table;
+use crate::dead_letter::{Content, Letter};
+use crate::kafka::{Failure, FailureClass, Rejection, SendError, Ticket, TopicTrouble};
 use crate::outbox::{Header, Record};
 use crate::postgres::Lsn;
 use crate::relay::backoff::Backoff;
@@ -47,6 +49,8 @@ struct Row {
     id: usize,
     topic: usize,
     key: u64,
+    /// Larger than its topic takes.
+    large: bool,
 }
 
 impl Row {
@@ -80,6 +84,8 @@ struct Kafka {
     /// cannot be recalled, so what follows a failure in flight is taken to fail too: that a broker
     /// takes a later record of the key after all is a limit named in the guarantees.
     failing: HashSet<usize>,
+    /// Rows that only the broker knows to be invalid.
+    poison: HashSet<usize>,
     stalled: bool,
     capacity: usize,
     /// Rows the core holds and has not handed over, to see that none is overtaken.
@@ -101,14 +107,15 @@ pub(super) struct World {
     rows: Vec<Row>,
     wal_end: Lsn,
     slot_confirmed: Lsn,
-    core: Core,
+    pub(super) core: Core,
     kafka: Kafka,
     cursor: Cursor,
-    now: Instant,
+    pub(super) now: Instant,
     last_confirmed: Lsn,
     topics: Vec<Arc<str>>,
     settings: Settings,
     largest: usize,
+    pub(super) table: Table,
 }
 
 fn settings(rng: &mut Rng) -> Settings {
@@ -119,7 +126,7 @@ fn settings(rng: &mut Rng) -> Settings {
         lanes: 1 + rng.pick(4),
         batch_size: 1 + rng.pick(5),
         max_in_flight_bytes: 500 + rng.pick(20_000),
-        on_reject: OnReject::Halt,
+        on_reject: if rng.below(2) == 0 { OnReject::Halt } else { OnReject::DeadLetter },
         breaker: settings::Breaker {
             enabled: rng.below(4) > 0,
             failure_threshold: 2,
@@ -142,7 +149,8 @@ fn settings(rng: &mut Rng) -> Settings {
 fn core(settings: &Settings, from: Lsn, topics: &[Arc<str>]) -> Core {
     let backoff = Backoff::seeded(settings.backoff, 1);
     let mut core = Core::new(settings.clone(), from, Breaker::new(settings.breaker), backoff);
-    topics.iter().for_each(|topic| _ = core.add_route(topic));
+    let table: Arc<str> = Arc::from("public.outbox");
+    topics.iter().for_each(|topic| _ = core.add_route(topic, &table, Bytes::new()));
     core
 }
 
@@ -196,6 +204,7 @@ impl World {
             topics,
             settings,
             largest: 0,
+            table: Table::default(),
         }
     }
 
@@ -203,11 +212,26 @@ impl World {
         let count = if rng.below(10) == 0 { rng.pick(60) } else { rng.pick(5) };
         let first = self.rows.len();
         let rows: Vec<Row> = (first..first + count)
-            .map(|id| Row { id, topic: rng.pick(TOPICS), key: rng.below(KEYS) })
+            .map(|id| {
+                let row = Row { id, topic: rng.pick(TOPICS), key: rng.below(KEYS), large: false };
+                self.spoil(row, rng)
+            })
             .collect();
         self.rows.extend(rows.iter().cloned());
         self.wal_end = Lsn(self.wal_end.0 + 10 + rng.below(50));
         self.transactions.push(Transaction { rows, end: self.wal_end });
+    }
+
+    /// Some rows are nothing for Kafka, if that does not end the run.
+    fn spoil(&mut self, mut row: Row, rng: &mut Rng) -> Row {
+        if self.settings.on_reject == OnReject::DeadLetter {
+            match rng.below(30) {
+                0 => row.large = true,
+                1 => _ = self.kafka.poison.insert(row.id),
+                _ => {}
+            }
+        }
+        row
     }
 
     pub(super) fn other_traffic(&mut self, rng: &mut Rng) {
@@ -225,7 +249,7 @@ impl World {
         };
         match self.cursor.row {
             None => {
-                self.core.begin(0);
+                self.core.begin(transaction.end, 0);
                 self.cursor.row = Some(0);
             }
             Some(row) if row < transaction.rows.len() => {
@@ -250,14 +274,15 @@ impl World {
         };
         self.largest = self.largest.max(record.bytes() + RECORD_OVERHEAD_BYTES);
         let route = u32::try_from(row.topic).unwrap();
-        match self.core.take(record, route, 10, self.now) {
-            Taken::Yes => {}
+        let size = if row.large { 2_000 } else { 10 };
+        let taken = match self.core.take(record, route, size, self.now) {
             Taken::NeedsLimit(record) => {
                 self.core.learnt_limit(&self.topics[row.topic], 1_000, self.now);
-                assert_eq!(self.core.take(*record, route, 10, self.now), Taken::Yes);
+                self.core.take(*record, route, size, self.now)
             }
-            Taken::TooLarge { .. } => panic!("a small record is not too large"),
-        }
+            taken => taken,
+        };
+        assert_eq!(taken, if row.large { Taken::TooLarge(None) } else { Taken::Yes });
         self.kafka.waiting.entry((row.topic, row.key)).or_default().push(row.id);
     }
 
@@ -294,7 +319,10 @@ impl World {
             else {
                 return;
             };
-            let report = if self.kafka.fails(partition.0) {
+            let report = if self.kafka.poison.contains(&id) && !self.kafka.fails(partition.0) {
+                self.kafka.failing.insert(partition.0);
+                Report::Failed(ticket, id, record, FailureClass::Rejected(Rejection::Invalid))
+            } else if self.kafka.fails(partition.0) {
                 self.kafka.failing.insert(partition.0);
                 Report::Failed(ticket, id, record, FailureClass::Topic(TopicTrouble::Authorization))
             } else {
@@ -373,9 +401,27 @@ impl World {
         for (partition, queue) in in_flight {
             let written = if self.kafka.fails(partition.0) { 0 } else { rng.pick(queue.len() + 1) };
             let log = self.kafka.log.entry(partition).or_default();
-            log.extend(queue.iter().take(written).map(|(_, id, _)| *id));
+            let ids = queue.iter().take(written).map(|(_, id, _)| *id);
+            log.extend(ids.take_while(|id| !self.kafka.poison.contains(id)));
         }
+        self.table.session_ends(rng);
         self.restart();
+    }
+
+    /// The row became a letter.
+    pub(super) fn no_longer_waits(&mut self, letter: &Letter) {
+        let Content::Record(record) = &letter.content else { return };
+        let row = &self.rows[record.id().parse::<usize>().unwrap()];
+        if let Some(waiting) = self.kafka.waiting.get_mut(&(row.topic, row.key)) {
+            waiting.retain(|id| *id != row.id);
+        }
+    }
+
+    /// A replay has published a letter, which was mended.
+    pub(super) fn publish_letter(&mut self, id: usize) {
+        self.kafka.poison.remove(&id);
+        self.kafka.log.entry(self.rows[id].partition()).or_default().push(id);
+        self.kafka.acknowledged.insert(id);
     }
 
     fn restart(&mut self) {
@@ -383,6 +429,9 @@ impl World {
         self.kafka.failing.clear();
         self.kafka.waiting.clear();
         self.core = core(&self.settings, self.slot_confirmed, &self.topics);
+        for (topic, key) in self.table.keys() {
+            self.core.load_parked(&topic, key);
+        }
         self.last_confirmed = self.slot_confirmed;
         let behind = |transaction: &Transaction| transaction.end <= self.slot_confirmed;
         self.cursor =
@@ -414,6 +463,7 @@ impl World {
         self.dispatch();
         self.broker_works(rng);
         self.report_arrives(rng);
+        self.desk_works(rng);
         self.check();
     }
 
@@ -430,7 +480,12 @@ impl World {
         assert!(confirmed >= self.last_confirmed, "the confirmed LSN fell");
         assert!(confirmed <= ledger.received_lsn(), "confirmed more than was received");
         self.last_confirmed = confirmed;
-        let missing = |t: &&Transaction| t.rows.iter().any(|row| !self.kafka.acknowledged.contains(&row.id));
+        let is_safe = |id| {
+            self.kafka.acknowledged.contains(&id)
+                || self.table.holds(id)
+                || self.table.discarded.contains(&id)
+        };
+        let missing = |t: &&Transaction| t.rows.iter().any(|row| !is_safe(row.id));
         if let Some(first) = self.transactions.iter().find(missing) {
             assert!(
                 confirmed < first.end,
@@ -448,7 +503,9 @@ impl World {
             self.heal();
             self.read();
             self.work(rng);
-            if self.core.ledger().confirmed_lsn() >= self.wal_end {
+            self.replay_works(rng);
+            let settled = self.table.is_empty() && self.core.parked_keys() == 0;
+            if self.core.ledger().confirmed_lsn() >= self.wal_end && settled {
                 break;
             }
         }
@@ -461,7 +518,8 @@ impl World {
         for log in self.kafka.log.values() {
             let mut last: HashMap<u64, usize> = HashMap::new();
             for id in log {
-                if seen.insert(*id) {
+                // One that was given up and comes again after a crash is nowhere out of order.
+                if seen.insert(*id) && !self.table.discarded.contains(id) {
                     let before = last.insert(self.rows[*id].key, *id);
                     assert!(
                         before.is_none_or(|before| before < *id),
@@ -470,8 +528,8 @@ impl World {
                 }
             }
         }
-        assert_eq!(seen.len(), self.rows.len(), "rows are missing in Kafka");
-        for row in &self.rows {
+        for row in self.rows.iter().filter(|row| !self.table.discarded.contains(&row.id)) {
+            assert!(seen.contains(&row.id), "row {} is missing in Kafka", row.id);
             assert!(self.kafka.log[&row.partition()].contains(&row.id));
         }
     }

@@ -88,6 +88,11 @@ impl Kafka {
         self.server.order("fill", &[&bytes.to_string()]).await;
     }
 
+    /// Runs a tool of the Kafka distribution: its class and arguments, without the broker.
+    pub(crate) async fn tool(&self, arguments: &[&str]) {
+        self.server.order("tool", arguments).await;
+    }
+
     /// What the broker has logged, warnings and worse.
     pub(crate) fn log(&self) -> String {
         self.server.log()

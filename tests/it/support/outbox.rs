@@ -82,6 +82,25 @@ impl Outbox {
         output
     }
 
+    /// The same with the broker: a command that publishes.
+    pub(crate) async fn repair(&self, args: &[&str]) -> Output {
+        let output = self.publishing(args, &[]).await;
+        assert_eq!(output.code, Some(0), "txstream {}: {}", args.join(" "), output.stderr);
+        output
+    }
+
+    /// The same with more settings, and however it ends.
+    pub(crate) async fn publishing(&self, args: &[&str], env: &[(&str, &str)]) -> Output {
+        let url = self.database.url();
+        let mut all = vec![
+            ("DATABASE_URL", url.as_str()),
+            ("REPLICATION_SLOT", self.slot()),
+            ("KAFKA_BROKERS", self.kafka.bootstrap()),
+        ];
+        all.extend_from_slice(env);
+        run_cli(args, &all).await
+    }
+
     /// Starts a relay; it need not become ready.
     pub(crate) async fn relay(&self, args: &[&str], env: &[(&str, &str)]) -> Relay {
         Relay::start(&self.database, self.kafka.bootstrap(), args, env).await
@@ -153,14 +172,43 @@ impl Outbox {
 
     /// Runs `sql/roles.sql` as a superuser.
     pub(crate) async fn roles(&self, names: &[(&str, &str)]) {
+        self.sql_file("roles.sql", names).await;
+    }
+
+    /// Runs a file of `sql/` as a superuser; names are variables of psql. Gives what it printed.
+    ///
+    /// # Panics
+    /// If a statement fails.
+    pub(crate) async fn sql_file(&self, file: &str, variables: &[(&str, &str)]) -> String {
+        let mut args = vec![format!("--file={}/sql/{file}", env!("CARGO_MANIFEST_DIR"))];
+        args.extend(variables.iter().map(|(name, value)| format!("--set={name}={value}")));
+        let (done, said) = self.psql(&args).await;
+        assert!(done, "{file}: {said}");
+        said
+    }
+
+    /// Runs psql as a superuser: whether all went well, and what it printed.
+    pub(crate) async fn psql(&self, args: &[impl AsRef<std::ffi::OsStr>]) -> (bool, String) {
         let mut command = tokio::process::Command::new("psql");
-        command.args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--file"]);
-        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/roles.sql"));
-        for (name, value) in names {
-            command.arg(format!("--set={name}={value}"));
-        }
-        let ProcessOutput { status, stderr, .. } = command.arg(self.database.url()).output().await.unwrap();
-        assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
+        command.args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"]).args(args);
+        let ProcessOutput { status, stdout, stderr } =
+            command.arg(self.database.url()).output().await.unwrap();
+        let said = [stdout, stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        (status.success(), said)
+    }
+
+    /// Waits until the slot has confirmed all that is written by now.
+    pub(crate) async fn confirmed(&self) {
+        let now: String = self.database.value("SELECT pg_current_wal_insert_lsn()::text").await;
+        let client = self.database.client().await;
+        let sql = format!(
+            "SELECT confirmed_flush_lsn >= '{now}' FROM pg_replication_slots WHERE slot_name = '{}'",
+            self.slot()
+        );
+        eventually(SOON * 2, format!("the slot has confirmed {now}"), async || {
+            client.query_one(&sql, &[]).await.ok()?.get::<_, bool>(0).then_some(())
+        })
+        .await;
     }
 }
 

@@ -87,6 +87,24 @@ impl Prometheus {
         result.iter().map(|series| (series["metric"].clone(), value(series))).collect()
     }
 
+    /// The result of a query over a time in seconds since 1970, a value a second: per series its labels and
+    /// its times and values; values that are no number are left out.
+    ///
+    /// # Panics
+    /// If Prometheus refuses the query.
+    pub(crate) async fn range(&self, query: &str, from: f64, to: f64) -> Vec<(Value, Vec<(f64, f64)>)> {
+        let path = format!("/api/v1/query_range?query={}&start={from}&end={to}&step=1", encoded(query));
+        let answer = http::get(self.address, &path).await.unwrap();
+        assert_eq!(answer.status, 200, "{query}: {}", answer.body);
+        let result = answer.json()["data"]["result"].as_array().cloned().unwrap_or_default();
+        let point = |point: &Value| {
+            let value: f64 = point[1].as_str().unwrap().parse().unwrap();
+            value.is_finite().then(|| (point[0].as_f64().unwrap(), value))
+        };
+        let points = |series: &Value| series["values"].as_array().unwrap().iter().filter_map(point).collect();
+        result.iter().map(|series| (series["metric"].clone(), points(series))).collect()
+    }
+
     /// The names of the alerts that fire.
     pub(crate) async fn firing(&self) -> Vec<String> {
         let alerts = http::get(self.address, "/api/v1/alerts").await.unwrap().json();

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Service, event, order, refused};
 use crate::support::wait::SOON;
-use crate::support::{Kafka, Postgres, Record, Relay, run_cli, unique};
+use crate::support::{Kafka, Outbox, Postgres, Record, Relay, run_cli, unique};
 
 const ID: &str = "6ba7b810-9dad-11d1-80b4-00c04fd430c8";
 
@@ -187,6 +187,27 @@ async fn a_partitioned_table_with_text_columns_is_written_and_headers_it_has_no_
 }
 
 #[tokio::test]
+async fn a_table_that_deletes_every_row_at_once_is_written_and_its_events_arrive() {
+    let outbox = Outbox::with_slot().await;
+    outbox.sql_file("insert-and-delete.sql", &[]).await;
+    let topic = unique("deleted");
+    let mut relay = outbox.relay(&[], &[("KAFKA_TOPIC_EVENTS", &topic)]).await;
+    relay.wait_ready().await;
+    let mut topic = outbox.kafka.topic(&topic);
+    let service = Service::start_with(outbox.database, &[]).await;
+    let mut several = [1, 2].map(|n| event("kind", "1", n));
+    several[0]["id"] = json!(ID);
+    assert_eq!(service.post("/api/v1/events", &json!(several).to_string()).await.status, 201);
+    let order = service.post_order(&order("n-1")).await;
+    assert_eq!((order.status, service.count("outbox").await, service.count("orders").await), (201, 0, 1));
+    let records = topic.read_count(3).await;
+    let values: Vec<_> = records.iter().filter(|r| r.key_text() == "1").map(Record::value_text).collect();
+    assert_eq!(values, [r#"{"n": 1}"#, r#"{"n": 2}"#]);
+    let of_order = records.iter().find(|record| record.value_text().contains("n-1")).unwrap();
+    assert_eq!(of_order.key_text(), order.json()["id"].as_str().unwrap());
+}
+
+#[tokio::test]
 async fn a_foreign_orders_table_switches_the_order_routes_off_with_one_warning() {
     let database = Postgres::shared().await.database().await;
     database.exec("create table orders (id serial primary key, total float)").await;
@@ -210,12 +231,13 @@ async fn a_foreign_orders_table_switches_the_order_routes_off_with_one_warning()
 async fn the_writer_role_of_the_sql_file_is_enough() {
     let postgres = Postgres::shared().await;
     let database = postgres.database().await;
-    let names = ["owner", "relay", "writer"].map(unique);
+    const ROLES: [&str; 4] = ["owner", "relay", "writer", "pruner"];
+    let names = ROLES.map(unique);
     let roles = async || {
         let mut command = tokio::process::Command::new("psql");
         command.args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--file"]);
         command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/sql/roles.sql"));
-        for (role, name) in ["owner", "relay", "writer"].iter().zip(&names) {
+        for (role, name) in ROLES.iter().zip(&names) {
             command.arg(format!("--set={role}={name}"));
         }
         assert!(command.arg(database.url()).status().await.unwrap().success());

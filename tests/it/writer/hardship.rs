@@ -146,7 +146,11 @@ async fn no_free_connection_within_the_wait_is_busy() {
         })
         .await;
         let begin = Instant::now();
-        let answer = service.post("/api/v1/events", &event("kind", "1", 1).to_string()).await;
+        let late = event("kind", "1", 1).to_string();
+        let waits = eventually(SOON, "a request waits for it", async || {
+            (service.writer.metrics().await.value("txstream_pool_waiting") > 0.5).then_some(())
+        });
+        let (answer, ()) = tokio::join!(service.post("/api/v1/events", &late), waits);
         refused(&answer, 503, "busy");
         assert_eq!(answer.header("retry-after"), Some("1"));
         assert!(begin.elapsed() < Duration::from_secs(10), "it does not wait for the whole timeout");
@@ -260,6 +264,9 @@ async fn a_connection_cut_before_the_answer_says_that_the_outcome_is_unknown() {
     proxy.stall(crate::support::Direction::ToClient);
     let answer = service.post_order(&order("n-2")).await;
     refused(&answer, 503, "outcome_unknown");
+    // Nothing came back from the server, and yet it had all of the transaction: one round trip.
+    eventually(SOON, "the order is stored", async || (service.count("orders").await == 2).then_some(()))
+        .await;
     proxy.resume();
     eventually(SOON, "it serves again", async || {
         (service.post_order(&order("n-2")).await.status == 409).then_some(())

@@ -1,5 +1,6 @@
 //! The writer service: what it stores, what it refuses, what it survives.
 
+mod cost;
 mod events;
 mod hardship;
 mod openapi;

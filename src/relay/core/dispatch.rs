@@ -1,0 +1,131 @@
+//! What is handed to the producer when: first what has to go again, then a turn of every lane.
+
+use tokio::time::Instant;
+
+use super::{Core, FULL_FOR, Sink};
+use crate::kafka::{Rejection, SendError, Ticket};
+use crate::outbox::Record;
+use crate::relay::lane::Queued;
+use crate::relay::rounds::Round;
+use crate::relay::topics::TopicId;
+
+/// What became of a record that was to be handed over.
+enum Handed {
+    Over,
+    /// Not now: it stays the oldest of its lane or topic.
+    NotNow,
+    /// Never.
+    Refused(Rejection, String),
+}
+
+impl Core {
+    /// Hands over what is due: first what has to go again, then a turn of every lane.
+    pub(in crate::relay) fn dispatch(&mut self, sink: &mut impl Sink, now: Instant) {
+        // librdkafka frees a record's place only after its report was handled, so the last report may
+        // come while the queue still counts as full.
+        self.full_until.take_if(|until| self.rounds.outstanding() == 0 && now >= *until);
+        if self.is_stuck() {
+            return;
+        }
+        let mut allowance = self.breaker.allowance(self.rounds.outstanding());
+        if allowance == 0 {
+            return;
+        }
+        let round = self.rounds.open(now);
+        self.dispatch_topics(sink, round, &mut allowance, now);
+        if self.gather.is_due(self.lanes.queued(), !self.may_read(), now) {
+            for _ in 0..self.settings.lanes {
+                if let Some(lane) = self.lanes.turn() {
+                    self.dispatch_lane(lane, sink, round, &mut allowance);
+                }
+            }
+            if self.lanes.queued() == 0 {
+                self.gather.handed_over();
+            }
+        }
+        self.rounds.trim();
+    }
+
+    fn dispatch_topics(&mut self, sink: &mut impl Sink, round: Round, allowance: &mut usize, now: Instant) {
+        let holding: Vec<TopicId> = self.topics.holding().collect();
+        for id in holding {
+            while *allowance > 0 && !self.is_stuck() {
+                let Some((ticket, record)) = self.topics.get_mut(id).next(now) else { break };
+                match self.hand_over(&record, ticket, id, sink, round) {
+                    Handed::Over => *allowance -= 1,
+                    Handed::NotNow => self.topics.get_mut(id).give_back(ticket, record, now),
+                    Handed::Refused(rejection, message) => {
+                        match self.refuse_unsent(record, ticket, id, rejection, &message) {
+                            None => self.topics.get_mut(id).left(false),
+                            Some(record) => self.topics.get_mut(id).give_back(ticket, record, now),
+                        }
+                    }
+                }
+            }
+            self.topics.settle(id);
+        }
+    }
+
+    fn dispatch_lane(&mut self, lane: usize, sink: &mut impl Sink, round: Round, allowance: &mut usize) {
+        for _ in 0..self.settings.batch_size {
+            if *allowance == 0 || self.is_stuck() {
+                return;
+            }
+            let Some(queued) = self.lanes.pop(lane) else { return };
+            let topic = self.topics.get_mut(queued.topic);
+            if topic.must_hold() {
+                topic.hold(queued);
+                continue;
+            }
+            let Queued { ticket, topic, .. } = queued;
+            match self.hand_over(&queued.record, ticket, topic, sink, round) {
+                Handed::Over => *allowance -= 1,
+                Handed::NotNow => self.lanes.give_back(lane, queued),
+                Handed::Refused(rejection, message) => {
+                    let halting = self.refuse_unsent(queued.record, ticket, topic, rejection, &message);
+                    if let Some(record) = halting {
+                        self.lanes.give_back(lane, Queued { ticket, topic, record });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Nothing can be handed over until something happens.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.full_until.is_some() || self.refused.is_some() || self.fatal.is_some()
+    }
+
+    fn hand_over(
+        &mut self,
+        record: &Record,
+        ticket: Ticket,
+        topic: TopicId,
+        sink: &mut impl Sink,
+        round: Round,
+    ) -> Handed {
+        let sent = sink.send(record, ticket);
+        let until = self.rounds.opened_at(round) + FULL_FOR;
+        match sent {
+            Ok(()) | Err(SendError::CameBack) => {
+                self.ledger.sent(ticket, round);
+                self.rounds.sent(round);
+                self.topics.get_mut(topic).sent();
+                // Its failure is on the way: nothing may pass it meanwhile.
+                if sent.is_err() {
+                    self.full_until = Some(until);
+                }
+                Handed::Over
+            }
+            Err(SendError::Rejected(rejection, message)) => Handed::Refused(rejection, message),
+            Err(SendError::QueueFull) => {
+                self.full_until = Some(until);
+                Handed::NotNow
+            }
+            Err(SendError::Fatal(message)) => {
+                self.fatal = Some(message);
+                Handed::NotNow
+            }
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! Stores dead letters and looks at their table, in a task of its own with a connection of its own: the
+//! loop hands in an order and gets an answer once it is carried out, however often the database has to
+//! be connected to anew for it.
+//!
+//! Invariant: one order at a time, so a look never runs beside letters that are being stored, and its
+//! answer can give keys back.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::backoff::Backoff;
+use super::core::Core;
+use super::parking::Parked;
+use super::preflight::{self, Server};
+use crate::dead_letter::store::{self, Key, Look};
+use crate::dead_letter::{DeadLetterError, Letter};
+use crate::postgres::sql::SqlConn;
+use crate::postgres::{ConnInfo, PgError};
+
+/// How often the table is looked at while it holds letters: a replayed key flows again this soon.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The same while someone replays or discards, who waits for us.
+const LOOK_EVERY_IN_REPLAY: Duration = Duration::from_millis(100);
+
+/// How long letters are held back while someone replays, so that the key's end can be reached although
+/// records of it keep coming. It holds the confirmed LSN for as long.
+const HOLD_IN_REPLAY: Duration = Duration::from_secs(2);
+
+/// How often letters are counted, and how much of the time that may take: the table can be large.
+const COUNT_EVERY: Duration = Duration::from_secs(2);
+const COUNT_SHARE: u32 = 20;
+
+/// How often a trouble is mentioned again.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+
+/// Longest wait for one statement: a server that does not answer is connected to anew.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Who stores, and where.
+pub(super) struct Sender {
+    pub(super) conninfo: ConnInfo,
+    pub(super) application_name: String,
+    /// The server that streams.
+    pub(super) server: Server,
+    pub(super) slot: String,
+    pub(super) instance: String,
+    /// Standbys keep a copy of the slot.
+    pub(super) failover: bool,
+}
+
+#[derive(Debug)]
+enum Order {
+    Store(Vec<Letter>),
+    Look { keys: Vec<Key>, count: bool },
+}
+
+/// What became of an order.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// The letters are in the table for good.
+    Stored,
+    /// Another instance has taken the slot over; nothing was stored.
+    Replaced,
+    /// What the table holds.
+    Looked {
+        /// Keys without letters, and whether someone replays.
+        look: Look,
+        /// Letters by topic, if they were counted, and how long that took.
+        counts: Option<(Vec<(String, u64)>, Duration)>,
+    },
+}
+
+/// The loop's side of the desk.
+pub(super) struct LetterDesk {
+    orders: mpsc::Sender<Order>,
+    answers: mpsc::Receiver<Answer>,
+    /// What is being carried out: the letters being stored, or none for a look.
+    under_way: Option<Vec<Parked>>,
+    look_at: Instant,
+    count_at: Instant,
+    /// The table may hold letters.
+    holds_letters: bool,
+    hold: Hold,
+}
+
+/// Whether letters are held back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    /// Nobody replays.
+    No,
+    /// Somebody replays: nothing is stored before.
+    Until(Instant),
+    /// They were held back long enough: all that gathered is stored before any are held back again, or a
+    /// long replay would slow the stream down.
+    Over,
+}
+
+impl Hold {
+    fn next(self, replaying: bool, has_letters: bool, now: Instant) -> Self {
+        match self {
+            _ if !replaying => Self::No,
+            Self::Until(until) if now < until => self,
+            Self::Until(_) | Self::Over if has_letters => Self::Over,
+            Self::Until(_) | Self::Over | Self::No => Self::Until(now + HOLD_IN_REPLAY),
+        }
+    }
+
+    fn until(self) -> Option<Instant> {
+        match self {
+            Self::Until(until) => Some(until),
+            Self::No | Self::Over => None,
+        }
+    }
+}
+
+impl LetterDesk {
+    /// Opens the desk. Nothing is connected before the first order.
+    pub(super) fn open(sender: Sender, holds_letters: bool) -> Self {
+        let (orders, to_do) = mpsc::channel(1);
+        let (done, answers) = mpsc::channel(1);
+        tokio::spawn(serve(sender, to_do, done));
+        let now = Instant::now();
+        Self { orders, answers, under_way: None, look_at: now, count_at: now, holds_letters, hold: Hold::No }
+    }
+
+    /// Orders what is due: letters to be stored, or a look.
+    pub(super) fn turn(&mut self, core: &mut Core, now: Instant) {
+        if self.under_way.is_some() {
+            return;
+        }
+        if self.looks(core) && now >= self.look_at {
+            let count = now >= self.count_at;
+            self.order(Order::Look { keys: core.parked_names(), count }, Vec::new());
+        } else if core.has_letters() && self.hold.until().is_none_or(|until| now >= until) {
+            let batch = core.letters();
+            let letters = batch.iter().map(|parked| parked.letter.clone()).collect();
+            self.order(Order::Store(letters), batch);
+        }
+    }
+
+    /// Whether the table is looked at now and then.
+    fn looks(&self, core: &Core) -> bool {
+        self.holds_letters || core.parked_keys() > 0
+    }
+
+    fn order(&mut self, order: Order, batch: Vec<Parked>) {
+        // The channel has room: the order before was answered.
+        if self.orders.try_send(order).is_ok() {
+            self.under_way = Some(batch);
+        }
+    }
+
+    /// When [`LetterDesk::turn`] has something to do at the latest.
+    pub(super) fn next_wake(&self, core: &Core) -> Option<Instant> {
+        if self.under_way.is_some() {
+            return None;
+        }
+        let look = self.looks(core).then_some(self.look_at);
+        let store = core.has_letters().then_some(self.hold.until()).flatten();
+        look.into_iter().chain(store).min()
+    }
+
+    /// The next answer.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any await.
+    pub(super) async fn answered(&mut self) -> Answer {
+        match self.answers.recv().await {
+            Some(answer) => answer,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes note of an answer; returns the letters that were under way.
+    pub(super) fn done(&mut self, answer: &Answer, core: &Core, now: Instant) -> Vec<Parked> {
+        match answer {
+            Answer::Stored => self.holds_letters = true,
+            Answer::Replaced => {}
+            Answer::Looked { look, counts } => {
+                self.look_at = now + if look.replaying { LOOK_EVERY_IN_REPLAY } else { LOOK_EVERY };
+                self.hold = self.hold.next(look.replaying, core.has_letters(), now);
+                if let Some((counts, took)) = counts {
+                    self.count_at = now + COUNT_EVERY.max(*took * COUNT_SHARE);
+                    self.holds_letters = !counts.is_empty();
+                }
+            }
+        }
+        self.under_way.take().unwrap_or_default()
+    }
+}
+
+async fn serve(sender: Sender, mut orders: mpsc::Receiver<Order>, answers: mpsc::Sender<Answer>) {
+    let mut conn = None;
+    while let Some(order) = orders.recv().await {
+        let answer = tokio::select! {
+            answer = carry_out(&sender, &mut conn, &order) => answer,
+            // The session is over: it waits for no answer.
+            () = answers.closed() => return,
+        };
+        if answers.send(answer).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Tries until it is done.
+async fn carry_out(sender: &Sender, conn: &mut Option<SqlConn>, order: &Order) -> Answer {
+    let mut backoff = Backoff::reconnect();
+    let mut said: Option<Instant> = None;
+    for attempt in 0.. {
+        let tried = timeout(STATEMENT_TIMEOUT, attempt_once(sender, conn, order)).await;
+        let error = match tried {
+            Ok(Ok(answer)) => return answer,
+            Ok(Err(error)) => error,
+            Err(_) => {
+                PgError::Timeout { doing: "store dead letters".to_owned(), limit: STATEMENT_TIMEOUT }.into()
+            }
+        };
+        *conn = None;
+        // A connection that went away meanwhile is no news; what fails twice is.
+        if attempt > 0 && said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
+            said = Some(Instant::now());
+            let remedy = error.remedy();
+            tracing::error!(error = %crate::postgres::error::report(&error), remedy,
+                "dead letters cannot be stored or looked at; the confirmed LSN waits, trying on");
+        }
+        sleep(backoff.delay(attempt)).await;
+    }
+    Answer::Replaced
+}
+
+async fn attempt_once(
+    sender: &Sender,
+    conn: &mut Option<SqlConn>,
+    order: &Order,
+) -> Result<Answer, DeadLetterError> {
+    let live = match conn.take() {
+        Some(live) if !live.is_closed() => live,
+        _ => preflight::connect_to(&sender.conninfo, &sender.application_name, &sender.server).await?,
+    };
+    let slot = &sender.slot;
+    let answer = match order {
+        Order::Store(letters) => {
+            let stored = store::store(&live, slot, &sender.instance, letters).await?;
+            if stored && sender.failover {
+                await_standbys(&live).await?;
+            }
+            if stored { Answer::Stored } else { Answer::Replaced }
+        }
+        Order::Look { keys, count } => {
+            let began = Instant::now();
+            let counts =
+                if *count { Some((store::counts(&live, slot).await?, began.elapsed())) } else { None };
+            Answer::Looked { look: store::look(&live, slot, keys).await?, counts }
+        }
+    };
+    *conn = Some(live);
+    Ok(answer)
+}
+
+/// Waits for the standbys that a failover may go to: a letter that they lack would be gone, while their copy
+/// of the slot may have passed it.
+async fn await_standbys(conn: &SqlConn) -> Result<(), DeadLetterError> {
+    let position = store::wal_position(conn).await?;
+    while !store::standbys_have(conn, position).await? {
+        sleep(LOOK_EVERY_IN_REPLAY).await;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_are_held_back_in_a_replay_but_not_while_they_pile_up() {
+        let start = Instant::now();
+        let hold = Hold::No.next(true, true, start);
+        assert_eq!(hold.until(), Some(start + HOLD_IN_REPLAY));
+        let soon = start + HOLD_IN_REPLAY / 2;
+        assert_eq!(hold.next(true, true, soon), hold, "not longer for another look");
+        let later = start + HOLD_IN_REPLAY;
+        let over = hold.next(true, true, later);
+        assert_eq!(over.next(true, true, later).until(), None, "all that gathered is stored");
+        assert_eq!(
+            over.next(true, false, later).until(),
+            Some(later + HOLD_IN_REPLAY),
+            "and held back again"
+        );
+        assert_eq!(hold.next(false, true, soon), Hold::No, "nobody replays any more");
+    }
+}

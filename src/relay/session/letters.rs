@@ -1,0 +1,40 @@
+//! Dead letters: what was stored is resolved, and keys that were replayed or discarded flow again.
+
+use tokio::time::Instant;
+
+use super::{End, Session};
+use crate::relay::letter_desk::Answer;
+
+impl Session<'_> {
+    /// Takes in an answer of the desk.
+    ///
+    /// # Errors
+    /// [`End::Replaced`] when the slot is another instance's.
+    pub(super) fn letters_answered(&mut self, answer: Answer) -> Result<(), End> {
+        let now = Instant::now();
+        let batch = self.letters.done(&answer, &self.core, now);
+        match answer {
+            Answer::Replaced => return Err(End::Replaced),
+            Answer::Stored => {
+                for route in self.core.stored(&batch) {
+                    match route {
+                        Some(route) => self.routes.touch(route).parked(),
+                        None => self.relay.metrics.unmapped().parked(),
+                    }
+                }
+                self.parked += batch.len() as u64;
+            }
+            Answer::Looked { look, counts } => {
+                let back = self.core.hand_back(&look.gone, now);
+                if back > 0 {
+                    tracing::info!(keys = back, "parked keys flow again: no dead letter of them is left");
+                }
+                if let Some((counts, _)) = counts {
+                    let counts = counts.iter().map(|(topic, count)| (topic.as_str(), *count));
+                    self.relay.metrics.dead_letters(counts);
+                }
+            }
+        }
+        Ok(())
+    }
+}
