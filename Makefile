@@ -39,7 +39,7 @@ clean: ## Delete what was built; the stack and the downloads stay
 	$(CARGO) clean
 
 ##@ Test
-.PHONY: test test-unit test-integration crash-test rolling-restart outage mutants test-oldest test-matrix servers
+.PHONY: test test-unit test-integration crash-test rolling-restart outage fuzz mutants test-oldest test-matrix servers
 test: servers ## All tests; fetches a real Postgres and Kafka on first use (POSTGRES_VERSION=14 for another)
 	$(CARGO) test --locked
 
@@ -58,6 +58,9 @@ rolling-restart: servers ## Hand the slot from relay to relay a hundred times un
 outage: servers ## Kafka frozen and an idle session for half an hour each (OUTAGE_SECONDS); seconds in an ordinary run
 	export OUTAGE_SECONDS=$${OUTAGE_SECONDS:-1800}; $(CARGO) test --locked --test it -- --nocapture \
 	  while_kafka_is_frozen a_session_with_nothing_to_say
+
+fuzz: ## Hostile bytes for every parser, FUZZ_SECONDS each; wants cargo-fuzz
+	@scripts/fuzz
 
 mutants: servers ## Plant a bug for each invariant and demand that a test sees it
 	@scripts/mutants
