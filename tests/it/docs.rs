@@ -286,6 +286,18 @@ fn every_command_of_ours_in_a_document_is_one_that_the_binary_understands() {
 }
 
 #[test]
+fn a_document_whose_commands_no_test_runs_says_so() {
+    for (document, text) in instructions() {
+        let ours = |line: &str| line.split(['|', ';', '&']).any(|part| part.trim().starts_with("txstream "));
+        let marks =
+            ["checked by a test, but not run by one", "mas não executados", "no test runs these lines"];
+        if shell_lines(&text).into_iter().any(ours) {
+            assert!(marks.iter().any(|mark| text.contains(mark)), "{document} does not say so");
+        }
+    }
+}
+
+#[test]
 fn every_target_of_make_in_a_document_exists() {
     let makefile = read("Makefile");
     let mut checked = 0;
