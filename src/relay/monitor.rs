@@ -1,7 +1,7 @@
 //! The SQL side of a session, in a task of its own: it looks at slot and tables from time to time and
 //! writes the checkpoint row. Nothing here is waited for by the stream.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -50,6 +50,27 @@ pub(super) struct Stand {
     pub(super) resolved: u64,
 }
 
+/// A recovery pair of this session that holds once its `lsn` is confirmed: every transaction below its
+/// `xid` had ended before `lsn` was taken.
+#[derive(Debug, Default)]
+pub(super) struct Pending(Mutex<Option<Recovery>>);
+
+impl Pending {
+    fn set(&self, pair: Option<Recovery>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = pair;
+    }
+
+    fn is_some(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// The pair, if it holds by now.
+    fn confirmed(&self, confirmed_lsn: Lsn) -> Option<Recovery> {
+        let pair = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        pair.filter(|pair| confirmed_lsn >= pair.lsn)
+    }
+}
+
 /// What the monitor needs.
 pub(super) struct Monitor {
     pub(super) conninfo: ConnInfo,
@@ -62,13 +83,7 @@ pub(super) struct Monitor {
     pub(super) instance: String,
     pub(super) board: Arc<Board>,
     pub(super) metrics: Arc<Metrics>,
-}
-
-/// A recovery pair that becomes valid once `lsn` is confirmed: every transaction below `xid` had ended
-/// before `lsn` was taken.
-#[derive(Debug, Clone, Copy, Default)]
-struct Pair {
-    pending: Option<Recovery>,
+    pub(super) pending: Pending,
 }
 
 impl Monitor {
@@ -141,7 +156,7 @@ impl Monitor {
         let (mut slot_at, mut tables_at, mut row_at) =
             (Instant::now(), Instant::now() + TABLES_EVERY, Instant::now());
         let mut written = Stand { resolved: 0, ..*stand.borrow() };
-        let mut pair = Pair::default();
+        self.pending.set(None);
         loop {
             every.tick().await;
             let now = Instant::now();
@@ -153,7 +168,7 @@ impl Monitor {
                 }
                 if now >= row_at && current.resolved != written.resolved {
                     row_at = now + CHECKPOINT_EVERY;
-                    self.write_row(conn, current, &mut pair).await?;
+                    self.write_row(conn, current).await?;
                     written = current;
                 }
                 if now >= tables_at {
@@ -204,11 +219,11 @@ impl Monitor {
     }
 
     /// Writes the row, with the recovery pair once the stream has confirmed it.
-    async fn write_row(&self, conn: &SqlConn, stand: Stand, pair: &mut Pair) -> Result<(), PgError> {
-        let confirmed = pair.pending.filter(|pending| stand.confirmed_lsn >= pending.lsn);
+    async fn write_row(&self, conn: &SqlConn, stand: Stand) -> Result<(), PgError> {
+        let confirmed = self.pending.confirmed(stand.confirmed_lsn);
         write(self, conn, stand.confirmed_lsn, false, confirmed).await?;
-        if confirmed.is_some() || pair.pending.is_none() {
-            pair.pending = Some(checkpoint::take_pair(conn).await?);
+        if confirmed.is_some() || !self.pending.is_some() {
+            self.pending.set(Some(checkpoint::take_pair(conn).await?));
         }
         Ok(())
     }
@@ -255,7 +270,7 @@ pub(super) async fn close_cleanly(monitor: &Monitor, conn: &SqlConn, confirmed_l
             Ok(None) | Err(_) => return false,
         }
     }
-    match write(monitor, conn, confirmed_lsn, true, None).await {
+    match write(monitor, conn, confirmed_lsn, true, monitor.pending.confirmed(confirmed_lsn)).await {
         Ok(()) => true,
         Err(error) => {
             tracing::warn!(error = %error.report(), "the checkpoint row of the stop cannot be written");

@@ -15,7 +15,7 @@ use super::halt::Halt;
 use super::intake::{Intake, Origin};
 use super::letter_desk::{LetterDesk, Sender};
 use super::limit_desk::LimitDesk;
-use super::monitor::Monitor;
+use super::monitor::{Monitor, Pending};
 use super::preflight::{self, Instance, Problem, Ready, Server};
 use super::probe::{Outcome, Probe};
 use super::session::{Opened, SILENCE, Source, Statuses};
@@ -346,6 +346,7 @@ fn monitor(relay: &Relay, known: &Known, ready: Ready) -> Monitor {
         instance: known.instance.clone(),
         board: Arc::clone(&relay.board),
         metrics: Arc::clone(&relay.metrics),
+        pending: Pending::default(),
     }
 }
 

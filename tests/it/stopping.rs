@@ -52,6 +52,42 @@ async fn ten_graceful_restarts_under_load_repeat_and_lose_nothing() {
     assert_eq!(outbox.all_arrive(&mut topic).await.duplicates, 0);
 }
 
+/// Waits until the slot has confirmed all WAL that was written by now.
+async fn caught_up(outbox: &Outbox) {
+    let end: String = outbox.database.value("select pg_current_wal_insert_lsn()::text").await;
+    let slot = outbox.database.name();
+    let confirmed = format!(
+        "select coalesce(confirmed_flush_lsn >= '{end}', false) from pg_replication_slots where slot_name = '{slot}'"
+    );
+    eventually(SOON, "the slot has confirmed all WAL", async || {
+        outbox.database.value::<bool>(&confirmed).await.then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_graceful_stop_of_a_quiet_relay_leaves_what_tells_confirmed_rows() {
+    let kafka = Kafka::shared().await;
+    let outbox = Outbox::new(Postgres::shared().await).await;
+    let relay = outbox.relay(kafka.bootstrap(), &[]).await;
+    let before: String = outbox.database.value("select pg_current_wal_insert_lsn()::text").await;
+    outbox
+        .database
+        .exec("insert into outbox (aggregatetype, aggregateid, type) values ('one', '1', 't')")
+        .await;
+    eventually(SOON, "the checkpoint row tells of it", async || {
+        let noted = format!("select confirmed_lsn > '{before}' from txstream_checkpoint");
+        outbox.database.value::<bool>(&noted).await.then_some(())
+    })
+    .await;
+    // Twice: the position is taken behind the row that was seen.
+    caught_up(&outbox).await;
+    caught_up(&outbox).await;
+    stop(relay).await;
+    let known: bool = outbox.database.value("select recovery_xid is not null from txstream_checkpoint").await;
+    assert!(known, "a slot that is lost now would have every row of the table published again");
+}
+
 #[tokio::test]
 async fn after_a_graceful_stop_the_slot_stands_at_the_last_acknowledged_row() {
     let kafka = Kafka::shared().await;
