@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use markdown::{median, write_between_markers};
-use support::relay::free_port;
+use support::port::free_port;
 use support::{Database, Postgres, Relay, run_cli};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

@@ -1,6 +1,7 @@
 //! `breaker`: the circuit breaker of a running relay, by command.
 
-use crate::support::relay::{Output, Relay, free_port};
+use crate::support::port::free_port;
+use crate::support::relay::{Output, Relay};
 use crate::support::{Outbox, published, run_cli};
 
 const TOKEN: &str = "open-sesame";

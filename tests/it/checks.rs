@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use crate::starting::DROP_AND_ADD;
-use crate::support::relay::free_port;
+use crate::support::port::free_port;
 use crate::support::wait::SOON;
 use crate::support::{Halted, Outbox, Postgres, eventually, halted, run_cli};
 

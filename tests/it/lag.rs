@@ -43,7 +43,7 @@ async fn an_idle_relay_has_nothing_unconfirmed() {
 async fn without_a_relay_the_seconds_are_unknown_and_the_reason_is_said() {
     let outbox = Outbox::with_slot().await;
     outbox.insert("lag", "1", "{}").await;
-    let nobody = format!("http://127.0.0.1:{}", crate::support::relay::free_port().await);
+    let nobody = format!("http://127.0.0.1:{}", crate::support::port::free_port().await);
     let said = outbox.done(&["lag", "--output", "json", "--admin-url", &nobody]).await;
     let lag: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
     assert!(lag["oldest_unconfirmed_age_seconds"].is_null(), "{lag}");

@@ -230,7 +230,7 @@ async fn outbox_without_token() -> u16 {
 #[tokio::test]
 async fn an_outage_of_kafka_shows_as_the_age_of_the_oldest_event() {
     let outbox = Outbox::with_slot().await;
-    let nobody = format!("127.0.0.1:{}", crate::support::relay::free_port().await);
+    let nobody = format!("127.0.0.1:{}", crate::support::port::free_port().await);
     let mut relay = outbox.relay(&[], &[("KAFKA_BROKERS", &nobody), ("SHUTDOWN_TIMEOUT", "1s")]).await;
     relay.wait_ready().await;
     outbox.insert("outage", "1", "{}").await;

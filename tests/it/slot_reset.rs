@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use crate::checks::remove_wal;
 use crate::load::RECOVERY;
-use crate::support::relay::free_port;
+use crate::support::port::free_port;
 use crate::support::wait::SOON;
 use crate::support::{Outbox, Postgres, Relay, eventually, http, published, unique};
 

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use crate::support::metrics::Metrics;
-use crate::support::relay::free_port;
+use crate::support::port::free_port;
 use crate::support::wait::SOON;
 use crate::support::{Database, Direction, Kafka, Postgres, Proxy, Shutdown, eventually, run_cli, unique};
 

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::http;
-use crate::support::relay::free_port;
+use crate::support::port::free_port;
 use crate::support::wait::SOON;
 use crate::support::{Outbox, Postgres, Proxy, Shutdown, published, run_cli, unique};
 

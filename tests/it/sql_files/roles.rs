@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use serde_json::json;
 
 use super::told;
-use crate::support::relay::free_port;
+use crate::support::port::free_port;
 use crate::support::wait::SOON;
 use crate::support::{Outbox, Relay, eventually, http, run_cli, unique};
 

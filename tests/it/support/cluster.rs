@@ -1,13 +1,12 @@
 //! A real Kafka cluster of three nodes, each of which may stop, crash and freeze.
 
-use std::net::{Ipv4Addr, TcpListener};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::kafka::Kafka;
+use super::port::free_port;
 use super::topic::Topic;
 use super::wait::{SOON, eventually};
 
@@ -22,7 +21,7 @@ impl Cluster {
     pub(crate) async fn start() -> Self {
         let mut voters = Vec::new();
         for node in 1..=3 {
-            voters.push(format!("{node}@127.0.0.1:{}", lasting_port()));
+            voters.push(format!("{node}@127.0.0.1:{}", free_port().await));
         }
         let voters = voters.join(",");
         let node = |number: u32| {
@@ -73,17 +72,5 @@ impl Cluster {
 
     fn client(&self) -> BaseConsumer {
         ClientConfig::new().set("bootstrap.servers", self.bootstrap()).create().unwrap()
-    }
-}
-
-/// A port that is free now and is given to no outgoing connection while its node is down.
-fn lasting_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    loop {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add((std::process::id() % 22_000) as u16);
-        let port = 10_000 + step % 22_000;
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
     }
 }

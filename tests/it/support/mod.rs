@@ -14,6 +14,7 @@ pub(crate) mod http;
 pub(crate) mod kafka;
 pub(crate) mod metrics;
 pub(crate) mod outbox;
+pub(crate) mod port;
 pub(crate) mod postgres;
 pub(crate) mod prometheus;
 pub(crate) mod proxy;

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use super::relay::free_port;
+use super::port::free_port;
 use super::wait::eventually;
 use super::{http, unique};
 

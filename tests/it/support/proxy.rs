@@ -14,6 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use super::port::free_port;
+
 /// Which way bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
@@ -56,8 +58,9 @@ impl Proxy {
     /// A proxy that accepts at once and forwards once it knows where to ([`Proxy::forward_to`]).
     pub(crate) async fn start() -> Self {
         let (orders, receiver) = watch::channel(Orders::default());
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let port = listener.local_addr().unwrap().port();
+        // One that it gets back after it was closed for a while.
+        let port = free_port().await;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.unwrap();
         let counts = Arc::new(Counts::default());
         let (counts_of_thread, listener) = (Arc::clone(&counts), listener.into_std().unwrap());
         std::thread::spawn(move || {

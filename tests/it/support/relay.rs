@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use super::database::Database;
 use super::http::{self, Response};
 use super::metrics::Metrics;
+use super::port::free_port;
 use super::wait::{SOON, eventually};
 
 /// A running `txstream relay` (or `writer`), killed when dropped.
@@ -263,10 +264,4 @@ async fn keep_lines(stderr: ChildStderr, log: Log) {
     while let Ok(Some(line)) = lines.next_line().await {
         log.lock().unwrap().push(line);
     }
-}
-
-/// A port that was free a moment ago.
-pub(crate) async fn free_port() -> u16 {
-    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    listener.local_addr().unwrap().port()
 }

@@ -55,7 +55,7 @@ async fn a_start_that_only_a_person_can_mend_halts_with_what_to_do() {
         (&url, ("A", "b"), "public.outbox does not exist", "txstream migrate up"),
         (&wrong, ("A", "b"), "password authentication failed", ""),
     ] {
-        let port = crate::support::relay::free_port().await.to_string();
+        let port = crate::support::port::free_port().await.to_string();
         let env = [("DATABASE_URL", url.as_str()), ("SERVER_PORT", &port), env];
         let halted = halted(Relay::spawn(&["writer"], &env).await).await;
         halted.names(&[what]).advises(remedy);
@@ -63,7 +63,7 @@ async fn a_start_that_only_a_person_can_mend_halts_with_what_to_do() {
     database
         .exec("create table outbox (id uuid, aggregatetype text, aggregateid text, type text, payload jsonb)")
         .await;
-    let port = crate::support::relay::free_port().await.to_string();
+    let port = crate::support::port::free_port().await.to_string();
     let halted =
         halted(Relay::spawn(&["writer"], &[("DATABASE_URL", &url), ("SERVER_PORT", &port)]).await).await;
     halted.names(&["public.orders does not exist"]).advises("txstream migrate up");
@@ -73,7 +73,7 @@ async fn a_start_that_only_a_person_can_mend_halts_with_what_to_do() {
 async fn a_port_in_use_ends_the_start() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    let free = crate::support::relay::free_port().await.to_string();
+    let free = crate::support::port::free_port().await.to_string();
     for (server, metrics, remedy) in [(&port, &free, "SERVER_PORT"), (&free, &port, "METRICS_PORT")] {
         let env = [("SERVER_HOST", "127.0.0.1"), ("SERVER_PORT", server), ("METRICS_PORT", metrics)];
         let writer = Relay::spawn(&["writer"], &env).await;
