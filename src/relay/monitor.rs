@@ -56,16 +56,18 @@ pub(super) struct Stand {
 pub(super) struct Pending(Mutex<Option<Recovery>>);
 
 impl Pending {
-    fn set(&self, pair: Option<Recovery>) {
+    /// Takes note of a pair that was taken.
+    pub(super) fn set(&self, pair: Option<Recovery>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = pair;
     }
 
-    fn is_some(&self) -> bool {
+    /// Whether there is one.
+    pub(super) fn is_some(&self) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// The pair, if it holds by now.
-    fn confirmed(&self, confirmed_lsn: Lsn) -> Option<Recovery> {
+    pub(super) fn confirmed(&self, confirmed_lsn: Lsn) -> Option<Recovery> {
         let pair = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         pair.filter(|pair| confirmed_lsn >= pair.lsn)
     }

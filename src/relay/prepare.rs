@@ -264,7 +264,7 @@ async fn look_again(
     if let Verdict::Behind { slot_lsn, row_lsn } = now.verdict {
         tracing::warn!(%slot_lsn, %row_lsn, "the slot is behind what was confirmed before; records in between come again");
     }
-    let confirmed_lsn = now.slot.as_ref().and_then(|slot| slot.confirmed_flush_lsn);
+    let confirmed_lsn = now.verdict.begins_at(slot);
     // A clean row of a holder before would look as if someone else had moved the slot.
     let identity = Identity {
         system_identifier: &now.system_identifier,

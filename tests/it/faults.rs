@@ -38,6 +38,37 @@ async fn a_terminated_walsender_is_replaced_and_nothing_is_lost_or_reordered() {
 }
 
 #[tokio::test]
+async fn what_a_lost_session_has_queued_is_not_sent_beside_the_next_one() {
+    const QUEUED: usize = 1_000;
+    let kafka = Kafka::start(&[]).await;
+    let outbox = Outbox::new(Postgres::shared().await).await;
+    let mut relay = outbox.relay(kafka.bootstrap(), &[]).await;
+    let load = Load::start(&outbox, 4);
+    let mut topic = outbox.topic(&kafka);
+    topic.read_count(100).await;
+    kafka.freeze().await;
+    load.commits(QUEUED + 200).await;
+    load.stop().await;
+    // The first few requests are at the broker, the rest waits in the producer.
+    eventually(SOON, "the producer has all of it", async || {
+        let metrics = relay.metrics().await;
+        let in_flight = metrics.get("txstream_events_in_queue", &[("status", "in_flight")])?;
+        (in_flight >= QUEUED as f64).then_some(())
+    })
+    .await;
+    let old = outbox.walsender().await.expect("the relay streams");
+    outbox.database.exec(&format!("select pg_terminate_backend({old})")).await;
+    eventually(Duration::from_secs(5), "another session streams", async || {
+        outbox.walsender().await.filter(|pid| *pid != old)
+    })
+    .await;
+    kafka.thaw().await;
+    let arrived = outbox.all_arrive(&mut topic).await;
+    assert!(arrived.duplicates < QUEUED / 2, "{arrived:?}: more than what was at the broker");
+    assert!(relay.is_running());
+}
+
+#[tokio::test]
 async fn a_postgres_that_crashes_under_load_costs_no_row() {
     let kafka = Kafka::shared().await;
     let postgres = Postgres::start(Postgres::default_version(), &[]).await;

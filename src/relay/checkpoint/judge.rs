@@ -72,6 +72,15 @@ impl Verdict {
     pub fn may_stream(&self) -> bool {
         matches!(self, Self::Unknown | Self::Resume | Self::Behind { .. })
     }
+
+    /// Where a session begins that was judged so behind its START_REPLICATION: where the slot stands, which
+    /// is where the server sends from, whatever the holder before had confirmed. Unknown after a failover.
+    pub fn begins_at(&self, slot: Option<&SlotView>) -> Option<Lsn> {
+        match self {
+            Self::Behind { slot_lsn, .. } => Some(*slot_lsn),
+            _ => slot.and_then(|slot| slot.confirmed_flush_lsn),
+        }
+    }
 }
 
 /// Compares row and slot. A slot that the server invalidated, or another's, is the caller's to
