@@ -27,6 +27,8 @@ mod docs;
 mod doctor;
 /// Each misconfiguration that it knows, made and mended.
 mod doctor_mends;
+/// The same beside a real standby.
+mod doctor_standby;
 /// `lag`, with a relay and without.
 mod lag;
 /// What a relay logs while all is well.
