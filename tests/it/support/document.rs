@@ -161,6 +161,7 @@ fn programs(dir: &Path, kafka: &Kafka) {
         ("kafka-topics.sh", "org.apache.kafka.tools.TopicCommand"),
         ("kafka-broker-api-versions.sh", "org.apache.kafka.tools.BrokerApiVersionsCommand"),
         ("kafka-configs.sh", "kafka.admin.ConfigCommand"),
+        ("kafka-acls.sh", "org.apache.kafka.tools.AclCommand"),
     ] {
         // The script names the broker itself.
         let broker = kafka.bootstrap();
