@@ -3,6 +3,16 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+/// How long nothing is accepted after that failed. Having no descriptor left is no reason to give up, nor
+/// to spin.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Why nothing is listened on.
 #[derive(Debug, thiserror::Error)]
@@ -55,4 +65,37 @@ pub fn bind(host: &str, port: u16) -> Result<Vec<TcpListener>, ListenError> {
         Some(error) => Err(error),
         None => Err(resolve(io::Error::new(io::ErrorKind::NotFound, "it has no address"))),
     }
+}
+
+/// Accepts on all of `listeners`, for `whose` server, until the set is dropped or nobody receives.
+pub(crate) fn accept(
+    listeners: Vec<tokio::net::TcpListener>,
+    whose: &'static str,
+) -> (JoinSet<()>, mpsc::Receiver<TcpStream>) {
+    let (accepted, incoming) = mpsc::channel(1);
+    let mut acceptors = JoinSet::new();
+    for listener in listeners {
+        let accepted = accepted.clone();
+        acceptors.spawn(async move {
+            loop {
+                match listener.accept().await {
+                    Ok((socket, _)) => {
+                        if accepted.send(socket).await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "{whose} cannot accept a connection");
+                        sleep(PAUSE).await;
+                    }
+                }
+            }
+        });
+    }
+    (acceptors, incoming)
+}
+
+/// Waits for the order to stop; one who can give no order any more gives it too.
+pub(crate) async fn told(stopped: &mut watch::Receiver<bool>) {
+    let _ = stopped.wait_for(|stop| *stop).await;
 }

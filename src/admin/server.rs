@@ -15,7 +15,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::listen::{self, ListenError};
@@ -154,16 +154,12 @@ async fn serve(
     app: Arc<App>,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let (accepted, mut incoming) = mpsc::channel(1);
-    let mut acceptors = JoinSet::new();
-    for listener in listeners {
-        acceptors.spawn(accept(listener, accepted.clone()));
-    }
+    let (acceptors, mut incoming) = listen::accept(listeners, "the admin server");
     let mut connections = JoinSet::new();
     let mut by_age: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         let socket = tokio::select! {
-            () = told(&mut stopped) => break,
+            () = listen::told(&mut stopped) => break,
             Some(socket) = incoming.recv() => socket,
             Some(_) = connections.join_next() => continue,
         };
@@ -182,29 +178,6 @@ async fn serve(
     let _ = tokio::time::timeout(limits.stop, answered).await;
 }
 
-/// Accepts for ever. Having no descriptor left is no reason to give up, nor to spin.
-async fn accept(listener: tokio::net::TcpListener, accepted: mpsc::Sender<TcpStream>) {
-    const PAUSE: Duration = Duration::from_millis(100);
-    loop {
-        match listener.accept().await {
-            Ok((socket, _)) => {
-                if accepted.send(socket).await.is_err() {
-                    return;
-                }
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the admin server cannot accept a connection");
-                tokio::time::sleep(PAUSE).await;
-            }
-        }
-    }
-}
-
-/// Waits for the order to stop; a server that was dropped gives it too.
-async fn told(stopped: &mut watch::Receiver<bool>) {
-    let _ = stopped.wait_for(|stop| *stop).await;
-}
-
 /// Serves one connection until it ends, is idle for too long, or the server stops.
 async fn connection(socket: TcpStream, limits: Limits, app: Arc<App>, mut stopped: watch::Receiver<bool>) {
     let service = service_fn(move |request| {
@@ -218,7 +191,7 @@ async fn connection(socket: TcpStream, limits: Limits, app: Arc<App>, mut stoppe
     tokio::pin!(serving);
     let outcome = tokio::select! {
         outcome = &mut serving => outcome,
-        () = told(&mut stopped) => {
+        () = listen::told(&mut stopped) => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }

@@ -11,11 +11,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::Writer;
+use crate::admin::listen;
 
 /// Most connections of clients, where the process may open as many files.
 const CONNECTIONS_MAX: usize = 10_000;
@@ -54,12 +55,7 @@ pub(super) async fn serve(
     grace: Duration,
 ) -> usize {
     let most = most_connections(writer.settings.max_open_conns);
-    let (accepted, mut incoming) = mpsc::channel(16);
-    let mut acceptors = JoinSet::new();
-    for listener in listeners {
-        acceptors.spawn(accept(listener, accepted.clone()));
-    }
-    drop(accepted);
+    let (acceptors, mut incoming) = listen::accept(listeners, "the writer");
     let mut tasks = JoinSet::new();
     let mut connections: Vec<Connection> = Vec::new();
     loop {
@@ -67,7 +63,7 @@ pub(super) async fn serve(
         let full = tasks.len() >= most && connections.iter().all(Connection::is_busy);
         tokio::select! {
             biased;
-            () = told(&mut stopped) => break,
+            () = listen::told(&mut stopped) => break,
             // An evicted one is counted until it is gone.
             Some(_) = tasks.join_next() => connections.retain(|connection| !connection.task.is_finished()),
             Some(socket) = incoming.recv(), if !full => {
@@ -95,29 +91,6 @@ fn make_room(connections: &mut Vec<Connection>) {
     if let Some(idle) = connections.iter().position(|connection| !connection.is_busy()) {
         connections.remove(idle).task.abort();
     }
-}
-
-/// Accepts for ever. Having no descriptor left is no reason to give up, nor to spin.
-async fn accept(listener: TcpListener, accepted: mpsc::Sender<TcpStream>) {
-    const PAUSE: Duration = Duration::from_millis(100);
-    loop {
-        match listener.accept().await {
-            Ok((socket, _)) => {
-                if accepted.send(socket).await.is_err() {
-                    return;
-                }
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the writer cannot accept a connection");
-                sleep(PAUSE).await;
-            }
-        }
-    }
-}
-
-/// Waits for the order to stop; one who gives no order any more gives it too.
-async fn told(stopped: &mut watch::Receiver<bool>) {
-    let _ = stopped.wait_for(|stop| *stop).await;
 }
 
 /// Serves one connection until it ends, is idle for too long, or the writer stops.
@@ -148,7 +121,7 @@ async fn connection(
     tokio::pin!(serving);
     let outcome = tokio::select! {
         outcome = &mut serving => outcome,
-        () = told(&mut stopped) => {
+        () = listen::told(&mut stopped) => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }

@@ -69,6 +69,15 @@ async fn stop(relay: Relay) {
     assert_eq!(exit.status.code(), Some(0), "{}", exit.stderr);
 }
 
+/// Rows that a relay confirmed and noted before it stopped, then rows that none has seen.
+async fn confirmed_and_not(outbox: &Outbox, kind: &str, confirmed: u32, unpublished: u32) {
+    let relay = outbox.streaming(&[], &[]).await;
+    rows(outbox, kind, "confirmed", confirmed).await;
+    noted(outbox, kind).await;
+    stop(relay).await;
+    rows(outbox, kind, "unpublished", unpublished).await;
+}
+
 pub(crate) async fn pending(outbox: &Outbox) -> bool {
     outbox.database.value("SELECT coalesce(bool_or(backfill_pending), false) FROM txstream_checkpoint").await
 }
@@ -78,11 +87,7 @@ async fn what_a_lost_slot_had_not_confirmed_is_published_once_and_what_was_confi
     let postgres = Postgres::start(Postgres::default_version(), &[]).await;
     let outbox = Outbox::with_slot_on(&postgres).await;
     let kind = unique("lost");
-    let relay = outbox.streaming(&[], &[]).await;
-    rows(&outbox, &kind, "confirmed", 200).await;
-    noted(&outbox, &kind).await;
-    stop(relay).await;
-    rows(&outbox, &kind, "unpublished", 1_000).await;
+    confirmed_and_not(&outbox, &kind, 200, 1_000).await;
     // Rows written under savepoints have ids of their own.
     outbox
         .database
@@ -170,11 +175,7 @@ async fn rows_of_a_slot_that_the_server_gave_up_arrive() {
     let outbox = Outbox::with_slot_on(&postgres).await;
     outbox.database.exec("CREATE TABLE noise (a text)").await;
     let kind = unique("given_up");
-    let relay = outbox.streaming(&[], &[]).await;
-    rows(&outbox, &kind, "confirmed", 20).await;
-    noted(&outbox, &kind).await;
-    stop(relay).await;
-    rows(&outbox, &kind, "unpublished", 100).await;
+    confirmed_and_not(&outbox, &kind, 20, 100).await;
     remove_wal(&outbox).await;
     outbox.halts(&[], &[]).await.advises("txstream slot reset --backfill");
     outbox.repair(BACKFILL).await;
@@ -331,11 +332,7 @@ async fn a_reset_killed_at_any_moment_is_finished_by_the_next_run() {
     let postgres = Postgres::start(Postgres::default_version(), &[]).await;
     let outbox = Outbox::with_slot_on(&postgres).await;
     let kind = unique("any_moment");
-    let relay = outbox.streaming(&[], &[]).await;
-    rows(&outbox, &kind, "confirmed", 20).await;
-    noted(&outbox, &kind).await;
-    stop(relay).await;
-    rows(&outbox, &kind, "unpublished", 500).await;
+    confirmed_and_not(&outbox, &kind, 20, 500).await;
     outbox.drop_slot_behind_its_back().await;
     let url = outbox.database.url();
     let env = [

@@ -50,6 +50,7 @@ fn a_slot_that_will_never_stream_again_says_why() {
         ("{}", None),
         (r#"{"wal_status":"unreserved"}"#, None),
         (r#"{"wal_status":"lost"}"#, Some(Terminal::WalRemoved)),
+        (r#"{"conflicting":true,"wal_status":"lost","restart_lsn":null}"#, Some(Terminal::WalRemoved)),
         (
             r#"{"conflicting":true,"wal_status":"lost"}"#,
             Some(Terminal::Other("a conflict with recovery".into())),

@@ -248,8 +248,9 @@ impl SlotView {
             Some("rows_removed") => Some(Terminal::RowsRemoved),
             Some("wal_level_insufficient") => Some(Terminal::WalLevel),
             Some(other) => Some(Terminal::Other(other.to_owned())),
-            // Before 17 the reason has no column: a conflict with recovery apart, only WAL goes missing.
-            None if self.conflicting == Some(true) => {
+            // Before 17 the reason has no column. 16 calls every lost slot conflicting, but only one whose
+            // WAL is gone loses its place as well.
+            None if self.conflicting == Some(true) && self.restart_lsn.is_some() => {
                 Some(Terminal::Other("a conflict with recovery".into()))
             }
             None if self.wal_status.as_deref() == Some("lost") => Some(Terminal::WalRemoved),
