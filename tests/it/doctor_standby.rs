@@ -123,13 +123,21 @@ async fn a_standby_gets_the_slot_when_what_is_printed_there_is_done_one_after_th
     assert_eq!(slot[0]["status"], "warn", "what is not here is not lost: {slot:#?}");
     shell(&mend(&outbox, "failover", "warn").await).await;
 
+    // Another's, which is read at the primary alone.
+    outbox
+        .database
+        .exec("select pg_create_logical_replication_slot('other', 'pgoutput', failover => true)")
+        .await;
     let _relay = outbox.streaming(&[], &[]).await;
-    eventually(RECOVERY, "the slot is on the standby", async || {
+    let synced = "select count(*) from pg_replication_slots where synced and not temporary";
+    eventually(RECOVERY, "both slots are on the standby", async || {
         outbox.insert("ready", "1", "{}").await;
         outbox.database.exec("select pg_log_standby_snapshot()").await;
-        (found(&there, "failover", &[]).await[0]["status"] == "ok").then_some(())
+        outbox.database.exec("select pg_replication_slot_advance('other', pg_current_wal_lsn())").await;
+        (there.database.value::<i64>(synced).await == 2).then_some(())
     })
     .await;
+    is_well(&there, "failover", "the slot is on the standby").await;
     for finding in findings(&there, &[]).await {
         assert_ne!(finding["status"], "fail", "a standby that is well: {finding:#}");
         let mend = finding["mend"].as_str().unwrap_or_default();
