@@ -206,7 +206,9 @@ async fn dead_letters_are_seen_mended_and_replayed_by_the_runbook_s_commands() {
         .with("--key KEY", "--yes --key large")
         .with("TOPIC", &topic)
         .with("BYTES", "100000");
-    prints(&outbox, Some(&relay), mend, &["too_large", "behind", "large"]).await;
+    let said = prints(&outbox, Some(&relay), mend, &["too_large", "behind", "large"]).await;
+    let wide = said.lines().filter(|line| line.len() > 1000).count();
+    assert_eq!(wide, 1, "only the value's own line is as long as the value");
     assert_eq!(outbox.database.value::<i64>("select count(*) from txstream_dead_letter").await, 0);
     let mut topic = outbox.kafka.topic(&topic);
     let values: Vec<usize> =
