@@ -72,7 +72,8 @@ free_port() {
   local port
   while :; do
     port=$((10000 + (RANDOM * 32768 + RANDOM) % 14000))
-    in_use "$port" || { echo "$port"; return; }
+    # Nor one that this server is to have besides, and nobody listens on yet.
+    in_use "$port" || grep -qsx "$port" "$dir"/*port || { echo "$port"; return; }
   done
 }
 

@@ -239,7 +239,8 @@ async fn show(client: &Client, slot: &str, selection: &Selection, format: Format
             };
             table.add_row([name.clone(), text]);
         }
-        output::print(&table)?;
+        // A large value would make every other line as wide.
+        output::print(&table.trim_fmt())?;
     }
     Ok(())
 }

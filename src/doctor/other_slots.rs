@@ -16,6 +16,8 @@ select slot_name::text,
   from pg_catalog.pg_replication_slots
  where plugin = 'pgoutput' and database = current_database() and slot_name <> $1
    and not active and not temporary and restart_lsn is not null
+   -- On a standby the synced ones have their reader at the primary; the column is new in PostgreSQL 17.
+   and (to_jsonb(pg_replication_slots) ->> 'synced')::bool is not true
  order by 2 desc";
 
 pub(super) async fn check(server: &Server<'_>) -> Checked {

@@ -12,6 +12,13 @@ pub(super) const NAME: &str = "slot";
 pub(super) const RESET: &str = "txstream slot reset --backfill";
 
 pub(super) async fn check(server: &Server<'_>) -> Checked {
+    // What is missing or behind here is no loss, and nothing of a slot can be mended here.
+    if server.in_recovery {
+        return Ok(vec![Finding::unchecked(
+            NAME,
+            "the server is a standby, a slot is judged at its primary",
+        )]);
+    }
     let name = &server.subject.slot;
     if let Some(slot) = &server.slot {
         if let Err(not_ours) = slot.ensure_ours(&server.database) {

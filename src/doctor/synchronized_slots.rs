@@ -35,8 +35,14 @@ fn judge(setting: &str, physical: &[(String, bool)]) -> Finding {
         })
         .collect();
     if !bad.is_empty() {
-        return Finding::fail(NAME, format!("the stream waits for ever for {}", bad.join(", ")))
-            .mended_by(set(NAME, &good.join(", ")));
+        return Finding::fail(
+            NAME,
+            format!(
+                "the stream waits for {}: start that standby, or take its slot out of the setting",
+                bad.join(", ")
+            ),
+        )
+        .mended_by(set(NAME, &good.join(", ")));
     }
     let in_use: Vec<&str> =
         physical.iter().filter(|(_, active)| *active).map(|(slot, _)| slot.as_str()).collect();

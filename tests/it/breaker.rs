@@ -4,10 +4,10 @@ use crate::support::port::free_port;
 use crate::support::relay::{Output, Relay};
 use crate::support::{Outbox, published, run_cli};
 
-const TOKEN: &str = "open-sesame";
+pub(crate) const TOKEN: &str = "open-sesame";
 
 /// `txstream breaker <args>` for that relay, with that token.
-async fn breaker(relay: &Relay, args: &[&str], token: Option<&str>) -> Output {
+pub(crate) async fn breaker(relay: &Relay, args: &[&str], token: Option<&str>) -> Output {
     let url = format!("http://{}", relay.admin());
     let args = [&["breaker", "--admin-url", &url], args].concat();
     let token = token.map(|token| ("METRICS_ADMIN_TOKEN", token));

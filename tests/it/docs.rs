@@ -285,14 +285,34 @@ fn every_command_of_ours_in_a_document_is_one_that_the_binary_understands() {
     assert!(checked > 20, "only {checked} commands were found; have the blocks another form now?");
 }
 
+/// The sections of a document that tell people to run us, by their headings.
+fn sections_with_commands(text: &str) -> BTreeSet<&str> {
+    let (mut heading, mut within, mut found) = ("", false, BTreeSet::new());
+    for line in text.lines() {
+        if let Some(language) = line.strip_prefix("```") {
+            within = !within && language == "sh";
+        } else if !within && line.starts_with('#') {
+            heading = line;
+        } else if within && line.split(['|', ';', '&']).any(|part| part.trim().starts_with("txstream ")) {
+            found.insert(heading);
+        }
+    }
+    found
+}
+
 #[test]
-fn a_document_whose_commands_no_test_runs_says_so() {
+fn every_command_of_ours_in_a_document_is_typed_by_a_test_or_its_document_says_that_none_does() {
+    let typists = ["tests/it/documented.rs", "tests/it/runbook.rs"].map(read);
     for (document, text) in instructions() {
-        let ours = |line: &str| line.split(['|', ';', '&']).any(|part| part.trim().starts_with("txstream "));
-        let marks =
-            ["checked by a test, but not run by one", "mas não executados", "no test runs these lines"];
-        if shell_lines(&text).into_iter().any(ours) {
-            assert!(marks.iter().any(|mark| text.contains(mark)), "{document} does not say so");
+        let typed = |heading: &str| {
+            let names = |test: &String| {
+                test.contains(&format!("\"{document}\"")) && test.contains(&format!("\"{heading}\""))
+            };
+            typists.iter().any(names)
+        };
+        for heading in sections_with_commands(&text) {
+            let marked = text.contains("checked by a test, but not run by one");
+            assert!(typed(heading) || marked, "no test types what stands in {document} below {heading}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `doctor` finds what is wrong, and what it prints mends it.
 
-use crate::support::{Outbox, run_cli, unique};
+use crate::support::{Outbox, Postgres, run_cli, unique};
 
 async fn findings(outbox: &Outbox) -> Vec<serde_json::Value> {
     let said = outbox.cli(&["doctor", "--output", "json"]).await;
@@ -26,6 +26,10 @@ async fn what_the_doctor_prints_mends_what_it_found() {
             "ALTER TABLE outbox DROP CONSTRAINT outbox_pkey; CREATE PUBLICATION theirs FOR TABLE outbox",
         ),
     ] {
+        // A publication cannot filter rows before.
+        if wrong.contains("WHERE") && Postgres::shared().await.version() < 15 {
+            continue;
+        }
         assert_eq!(failing(&outbox, check).await, None, "before: {wrong}");
         outbox.database.exec(wrong).await;
         let sql = failing(&outbox, check).await.unwrap_or_else(|| panic!("{check} does not see: {wrong}"));

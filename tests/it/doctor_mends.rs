@@ -7,7 +7,7 @@ use crate::support::wait::SOON;
 use crate::support::{Outbox, Postgres, eventually, run_cli, unique};
 
 /// The findings, with these settings besides those of the outbox.
-async fn findings(outbox: &Outbox, env: &[(&str, &str)]) -> Vec<Value> {
+pub(crate) async fn findings(outbox: &Outbox, env: &[(&str, &str)]) -> Vec<Value> {
     let url = outbox.database.url();
     let mut all = vec![
         ("DATABASE_URL", url.as_str()),
@@ -21,29 +21,30 @@ async fn findings(outbox: &Outbox, env: &[(&str, &str)]) -> Vec<Value> {
 }
 
 /// What one check found.
-async fn found(outbox: &Outbox, check: &str, env: &[(&str, &str)]) -> Vec<Value> {
+pub(crate) async fn found(outbox: &Outbox, check: &str, env: &[(&str, &str)]) -> Vec<Value> {
     findings(outbox, env).await.into_iter().filter(|finding| finding["check"] == check).collect()
 }
 
 /// The only thing that a check found, which must be this bad: what mends it.
-async fn mend(outbox: &Outbox, check: &str, status: &str) -> String {
+pub(crate) async fn mend(outbox: &Outbox, check: &str, status: &str) -> String {
     let found = found(outbox, check, &[]).await;
     assert_eq!(found.len(), 1, "{found:#?}");
     assert_eq!(found[0]["status"], status, "{found:#?}");
     found[0]["mend"].as_str().unwrap_or_else(|| panic!("nothing mends it: {found:#?}")).to_owned()
 }
 
-async fn is_well(outbox: &Outbox, check: &str, after: &str) {
+/// All that a check finds is well.
+pub(crate) async fn is_well(outbox: &Outbox, check: &str, after: &str) {
     let found = found(outbox, check, &[]).await;
     assert!(found.iter().all(|finding| finding["status"] == "ok"), "after {after}: {found:#?}");
 }
 
 /// Runs what is printed as SQL, as somebody who pastes it into psql.
-async fn paste(outbox: &Outbox, sql: &str) {
-    let client = outbox.database.client().await;
-    for statement in sql.split_inclusive(';').filter(|statement| !statement.trim().starts_with("--")) {
-        client.batch_execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
-    }
+pub(crate) async fn paste(outbox: &Outbox, sql: &str) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), sql).unwrap();
+    let (done, said) = outbox.psql(&[format!("--file={}", file.path().display())]).await;
+    assert!(done, "{sql}: {said}");
 }
 
 /// Runs a command of Kafka's distribution as it is printed.

@@ -27,6 +27,10 @@ mod docs;
 mod doctor;
 /// Each misconfiguration that it knows, made and mended.
 mod doctor_mends;
+/// The same beside a real standby.
+mod doctor_standby;
+/// What they tell a newcomer to type.
+mod documented;
 /// `lag`, with a relay and without.
 mod lag;
 /// What a relay logs while all is well.
@@ -43,6 +47,8 @@ mod prune;
 mod rejecting;
 /// Connections to Postgres: replication sessions and TLS.
 mod replication_session;
+/// The runbook, section by section.
+mod runbook;
 /// The slot's beginning and end.
 mod slot;
 /// Which rows a backfill takes.

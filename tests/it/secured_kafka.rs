@@ -8,10 +8,10 @@ use crate::load::{Load, Outbox, state_is};
 use crate::support::wait::SOON;
 use crate::support::{Kafka, Postgres, Relay, eventually};
 
-const USER: &str = "relay";
+pub(crate) const USER: &str = "relay";
 
 /// The relay's properties file for the secured listener.
-fn properties(dir: &TempDir, root_cert: &str, password: &str) -> String {
+pub(crate) fn properties(dir: &TempDir, root_cert: &str, password: &str) -> String {
     let file = dir.path().join("kafka.properties");
     let text = format!(
         "security.protocol=SASL_SSL\nssl.ca.location={root_cert}\nsasl.mechanisms=SCRAM-SHA-256\n\

@@ -52,6 +52,11 @@ impl Kafka {
         Self { server: Server::run("kafka", options).await, shared: false }
     }
 
+    /// Where its files are.
+    pub(crate) fn dir(&self) -> &std::path::Path {
+        self.server.dir()
+    }
+
     /// `127.0.0.1:port`, the same after a restart.
     pub(crate) fn bootstrap(&self) -> &str {
         self.server.fact("bootstrap")

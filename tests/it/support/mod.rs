@@ -10,6 +10,7 @@
 pub(crate) mod browser;
 pub(crate) mod cluster;
 pub(crate) mod database;
+pub(crate) mod document;
 pub(crate) mod http;
 pub(crate) mod kafka;
 pub(crate) mod metrics;
