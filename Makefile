@@ -39,7 +39,7 @@ clean: ## Delete what was built; the stack and the downloads stay
 	$(CARGO) clean
 
 ##@ Test
-.PHONY: test test-unit test-integration crash-test rolling-restart outage fuzz mutants test-oldest test-matrix servers
+.PHONY: test test-unit test-integration crash-test rolling-restart outage idle parking big-transaction fast-shutdown fuzz mutants test-oldest test-matrix servers
 test: servers ## All tests; fetches a real Postgres and Kafka on first use (POSTGRES_VERSION=14 for another)
 	$(CARGO) test --locked
 
@@ -55,9 +55,22 @@ crash-test: servers ## Kill the relay a thousand times at seeded moments and jud
 rolling-restart: servers ## Hand the slot from relay to relay a hundred times under load (ROLLING_RESTARTS)
 	ROLLING_RESTARTS=$${ROLLING_RESTARTS:-100} $(CARGO) test --locked --test it rolling_restarts -- --nocapture
 
-outage: servers ## Kafka frozen and an idle session for half an hour each (OUTAGE_SECONDS); seconds in an ordinary run
-	export OUTAGE_SECONDS=$${OUTAGE_SECONDS:-1800}; $(CARGO) test --locked --test it -- --nocapture \
-	  while_kafka_is_frozen a_session_with_nothing_to_say
+outage: servers ## Kafka frozen for half an hour (OUTAGE_SECONDS); seconds in an ordinary run
+	OUTAGE_SECONDS=$${OUTAGE_SECONDS:-1800} $(CARGO) test --locked --test it while_kafka_is_frozen -- --nocapture
+
+idle: servers ## Nothing to say for half an hour (IDLE_SECONDS), and no false alarm; seconds in an ordinary run
+	IDLE_SECONDS=$${IDLE_SECONDS:-1800} $(CARGO) test --locked --test it a_session_with_nothing_to_say -- --nocapture
+
+parking: servers ## Records that Kafka never takes, for a minute (PARKING_SECONDS); seconds in an ordinary run
+	PARKING_SECONDS=$${PARKING_SECONDS:-60} $(CARGO) test --locked --test it keys_parked_at_a_steady_rate -- --nocapture
+
+big-transaction: servers ## One transaction of five million rows through the release binary (BIG_ROWS); 300,000 in an ordinary run
+	$(CARGO) build --locked --release --bin txstream
+	BIG_ROWS=$${BIG_ROWS:-5000000} TXSTREAM_BINARY=$(CURDIR)/target/release/txstream \
+	  $(CARGO) test --locked --test it a_huge_transaction -- --nocapture
+
+fast-shutdown: servers ## pg_ctl stop -m fast with a gigabyte to send and Kafka frozen (BACKLOG_ROWS of 1 KB); 40 MB in an ordinary run
+	BACKLOG_ROWS=$${BACKLOG_ROWS:-1000000} $(CARGO) test --locked --test it a_fast_shutdown -- --nocapture
 
 fuzz: ## Hostile bytes for every parser, FUZZ_SECONDS each; wants cargo-fuzz
 	@scripts/fuzz

@@ -72,7 +72,7 @@ async fn begin_anew(outbox: &Outbox, halted: &Halted) {
 }
 
 /// Few lines: it did not try again and again.
-fn assert_not_hot(halted: &Halted) {
+pub(crate) fn assert_not_hot(halted: &Halted) {
     assert!(halted.stderr.lines().count() < 30, "{}", halted.stderr);
 }
 

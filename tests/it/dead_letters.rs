@@ -14,14 +14,14 @@ use crate::support::{Outbox, Postgres, Record, Relay, eventually, http, run_cli,
 const DEAD_LETTER: (&str, &str) = ("WORKER_ON_REJECT", "dead-letter");
 
 /// An outbox with a topic that takes 2,000 bytes.
-struct Small {
-    outbox: Outbox,
+pub(crate) struct Small {
+    pub(crate) outbox: Outbox,
     kind: String,
-    topic: String,
+    pub(crate) topic: String,
 }
 
 impl Small {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let outbox = Outbox::with_slot().await;
         let kind = unique("small");
         let topic = format!("outbox.event.{kind}");
@@ -29,7 +29,7 @@ impl Small {
         Self { outbox, kind, topic }
     }
 
-    async fn relay(&self) -> Relay {
+    pub(crate) async fn relay(&self) -> Relay {
         let mut relay = self.outbox.relay(&[], &[DEAD_LETTER]).await;
         relay.wait_ready().await;
         relay
@@ -41,13 +41,13 @@ impl Small {
     }
 
     /// The same, larger than the topic takes.
-    async fn insert_large(&self, key: &str, n: u32) {
+    pub(crate) async fn insert_large(&self, key: &str, n: u32) {
         let filler = "x".repeat(3000);
         self.outbox.insert(&self.kind, key, &format!(r#"{{"n": {n}, "filler": "{filler}"}}"#)).await;
     }
 
     /// Waits for so many letters.
-    async fn letters(&self, count: i64) {
+    pub(crate) async fn letters(&self, count: i64) {
         let client = self.outbox.database.client().await;
         let mut found = 0;
         let wait = async || {
@@ -59,7 +59,7 @@ impl Small {
     }
 
     /// Waits until everything written so far is confirmed.
-    async fn confirmed(&self) {
+    pub(crate) async fn confirmed(&self) {
         let now: String = self.outbox.database.value("select pg_current_wal_insert_lsn()::text").await;
         let client = self.outbox.database.client().await;
         let sql = format!(
@@ -107,11 +107,13 @@ impl Small {
     }
 }
 
-fn number(record: &Record) -> u64 {
+/// The number in a record of [`Small`].
+pub(crate) fn number(record: &Record) -> u64 {
     serde_json::from_str::<serde_json::Value>(record.value_text()).unwrap()["n"].as_u64().unwrap()
 }
 
-async fn stop(relay: Relay) {
+/// A graceful stop.
+pub(crate) async fn stop(relay: Relay) {
     relay.sigterm().await;
     let exit = relay.wait_exit(SOON).await;
     assert_eq!(exit.status.code(), Some(0), "{}", exit.stderr);
@@ -236,59 +238,55 @@ async fn a_relay_killed_between_storing_and_confirming_stores_nothing_twice() {
     stop(relay).await;
 }
 
-#[tokio::test]
-async fn a_key_parked_at_a_steady_rate_does_not_stop_the_confirmed_lsn() {
-    let small = Small::new().await;
-    let relay = small.relay().await;
-    small.insert_large("k", 0).await;
-    small.letters(1).await;
-    let writer = Steady::start(&small, "k").await;
-    for _ in 0..10 {
-        let from = writer.written();
-        eventually(SOON, "traffic goes on", async || (writer.written() > from + 50).then_some(())).await;
-        small.confirmed().await;
-    }
-    let written = writer.stop().await;
-    small.letters(i64::from(written) + 1).await;
-    assert_eq!(relay.metrics().await.get("txstream_parked_keys", &[]), Some(1.0));
-    stop(relay).await;
-}
-
-/// Someone who commits records 1, 2, … of a key, each by itself, as fast as the server takes them.
-struct Steady {
+/// Someone who commits statements 1, 2, … at a steady rate, each by itself, or as fast as the server takes them.
+pub(crate) struct Steady {
     stop: Arc<AtomicBool>,
     written: Arc<AtomicU32>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Steady {
-    async fn start(small: &Small, key: &str) -> Self {
+    /// Someone who writes records 1, 2, … of a key, 500 a second.
+    pub(crate) async fn start(small: &Small, key: &str) -> Self {
+        let key = key.to_owned();
+        let record = move |kind: &str, n: u32| {
+            format!(
+                "insert into outbox (aggregatetype, aggregateid, type, payload)
+                     values ('{kind}', '{key}', 'Tested', '{{\"n\": {n}}}')"
+            )
+        };
+        Self::writing(small, Duration::from_millis(2), record).await
+    }
+
+    /// Someone who runs a statement made of the aggregate type and its number.
+    pub(crate) async fn writing(
+        small: &Small,
+        pace: Duration,
+        statement: impl Fn(&str, u32) -> String + Send + 'static,
+    ) -> Self {
         let client = small.outbox.database.client().await;
         let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
         let (stopped, count) = (Arc::clone(&stop), Arc::clone(&written));
-        let (kind, key) = (small.kind.clone(), key.to_owned());
+        let kind = small.kind.clone();
         let task = tokio::spawn(async move {
-            let mut every = tokio::time::interval(Duration::from_millis(2));
+            let mut every = tokio::time::interval(pace);
             while !stopped.load(Ordering::Relaxed) {
                 every.tick().await;
                 let n = count.load(Ordering::Relaxed) + 1;
-                let sql = format!(
-                    "insert into outbox (aggregatetype, aggregateid, type, payload)
-                         values ('{kind}', '{key}', 'Tested', '{{\"n\": {n}}}')"
-                );
-                client.batch_execute(&sql).await.unwrap();
+                client.batch_execute(&statement(&kind, n)).await.unwrap();
                 count.store(n, Ordering::Relaxed);
             }
         });
         Self { stop, written, task }
     }
 
-    fn written(&self) -> u32 {
+    /// How many there are so far.
+    pub(crate) fn written(&self) -> u32 {
         self.written.load(Ordering::Relaxed)
     }
 
     /// Returns how many there are.
-    async fn stop(self) -> u32 {
+    pub(crate) async fn stop(self) -> u32 {
         self.stop.store(true, Ordering::Relaxed);
         self.task.await.unwrap();
         self.written.load(Ordering::Relaxed)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::load::{Load, Outbox, RECOVERY, lasts, outage};
+use crate::load::{Load, Outbox, RECOVERY, lasts, seconds};
 use crate::support::http;
 use crate::support::wait::SOON;
 use crate::support::{Database, Direction, Kafka, Postgres, Proxy, Relay, Shutdown, eventually};
@@ -116,6 +116,7 @@ async fn a_kafka_that_is_not_there_at_start_or_goes_under_load_costs_no_row() {
 }
 
 #[tokio::test]
+#[allow(clippy::print_stderr, reason = "a run of minutes says what came of it")]
 async fn while_kafka_is_frozen_the_session_stays_and_memory_is_bounded() {
     const LIMIT: f64 = 65_536.0;
     // One of the load's records: well below this.
@@ -132,7 +133,8 @@ async fn while_kafka_is_frozen_the_session_stays_and_memory_is_bounded() {
     load.commits(1_000).await;
     load.stop().await;
     let mut most = 0.0_f64;
-    lasts(outage(15), async || {
+    let outage = seconds("OUTAGE_SECONDS", 15);
+    lasts(outage, async || {
         most = most.max(relay.metrics().await.value("txstream_in_flight_bytes"));
         assert_eq!(outbox.walsender().await, Some(walsender), "three timeouts long");
     })
@@ -146,7 +148,12 @@ async fn while_kafka_is_frozen_the_session_stays_and_memory_is_bounded() {
     let arrived = outbox.all_arrive(&mut topic).await;
     assert_eq!(arrived.duplicates, 0, "nothing ended abruptly");
     assert_eq!(outbox.walsender().await, Some(walsender));
+    assert_eq!(relay.metrics().await.value("txstream_replication_reconnects_total"), 0.0);
     assert!(relay.is_running());
+    eprintln!(
+        "Kafka frozen for {} s: {arrived:?}, the same walsender, {most} bytes in flight",
+        outage.as_secs()
+    );
 }
 
 /// A relay that reaches its database only through the proxy.

@@ -149,12 +149,12 @@ pub(crate) async fn more(topic: &mut Topic, count: usize) {
     topic.read_until(RECOVERY, "more records", |records| records.len() >= wanted).await;
 }
 
-/// How long a fault lasts whose length is what is tested: so many seconds in an ordinary run, as many as
-/// `OUTAGE_SECONDS` says in that of `make outage`.
-pub(crate) fn outage(seconds: u64) -> Duration {
-    let given = std::env::var("OUTAGE_SECONDS").ok();
-    let given = given.map(|seconds| seconds.parse().expect("OUTAGE_SECONDS is a number"));
-    Duration::from_secs(given.unwrap_or(seconds))
+/// How long something lasts whose length is what is tested: so many seconds in an ordinary run, as many as
+/// the environment variable says in the run of `make` that is for it.
+pub(crate) fn seconds(variable: &str, usual: u64) -> Duration {
+    let given = std::env::var(variable).ok();
+    let given = given.map(|seconds| seconds.parse().unwrap_or_else(|_| panic!("{variable} is a number")));
+    Duration::from_secs(given.unwrap_or(usual))
 }
 
 /// The unbroken time that a fault has to last, where its length is what is tested.

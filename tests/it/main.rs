@@ -53,6 +53,8 @@ mod runbook;
 mod slot;
 /// Which rows a backfill takes.
 mod slot_backfill;
+/// A slot that nobody used for too long.
+mod slot_idle;
 /// A slot moved, taken over, or older than its publication.
 mod slot_moves;
 /// A lost slot made anew, and what it had not confirmed.
@@ -84,6 +86,8 @@ mod faults;
 mod idle;
 /// What else can happen to Kafka.
 mod kafka_faults;
+/// Records that Kafka never takes go on coming.
+mod parking;
 /// What else can happen to Postgres.
 mod postgres_faults;
 /// Kafka with TLS, passwords and access lists.

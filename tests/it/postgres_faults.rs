@@ -1,7 +1,9 @@
 //! What can happen to Postgres beside its going and coming (`faults`): a failover, transactions that stay
 //! open, a table that is rewritten, a COPY that is interrupted, a session that has nothing to say.
 
-use crate::load::{Load, Outbox, RECOVERY, lasts, more, outage};
+use std::time::Duration;
+
+use crate::load::{Load, Outbox, RECOVERY, lasts, more, seconds};
 use crate::support::wait::SOON;
 use crate::support::{Kafka, Postgres, Proxy, Shutdown, eventually};
 
@@ -137,21 +139,35 @@ async fn a_copy_of_a_thousand_rows_interrupted_anywhere_comes_whole_and_in_order
     }
 }
 
-#[tokio::test]
-async fn a_session_with_nothing_to_say_is_never_taken_for_dead() {
-    let kafka = Kafka::shared().await;
-    let postgres = Postgres::start(Postgres::default_version(), &[("wal_sender_timeout", "5s")]).await;
+/// A relay and a server that have nothing to say to each other for a long time.
+async fn quiet(kafka: &Kafka, settings: &[(&str, &str)], silence: Duration) {
+    let postgres = Postgres::start(Postgres::default_version(), settings).await;
     let outbox = Outbox::new(&postgres).await;
     let relay = outbox.relay(kafka.bootstrap(), &[]).await;
     outbox.insert("k", 1).await;
     let mut topic = outbox.topic(kafka);
     topic.read_count(1).await;
     let walsender = outbox.walsender().await.expect("the relay streams");
-    lasts(outage(12), async || {
+    lasts(silence, async || {
         assert_eq!(relay.get("/readyz").await.status, 200);
     })
     .await;
     assert_eq!(outbox.walsender().await, Some(walsender));
+    assert_eq!(relay.metrics().await.value("txstream_replication_reconnects_total"), 0.0);
     outbox.insert("k", 2).await;
     topic.read_until(SOON, "a row after the silence", |records| records.len() == 2).await;
+    let alarms: Vec<String> =
+        relay.log().into_iter().filter(|line| line.contains("WARN") || line.contains("ERROR")).collect();
+    assert!(alarms.is_empty(), "{alarms:#?}");
+}
+
+#[tokio::test]
+#[allow(clippy::print_stderr, reason = "a run of half an hour says what came of it")]
+async fn a_session_with_nothing_to_say_is_never_taken_for_dead() {
+    let kafka = Kafka::shared().await;
+    let silence = seconds("IDLE_SECONDS", 12);
+    // As servers come, and with less patience than the relay has.
+    let impatient = [("wal_sender_timeout", "5s")];
+    tokio::join!(quiet(kafka, &[], silence), quiet(kafka, &impatient, silence));
+    eprintln!("idle for {} s: the same walsender, no reconnect, no warning, twice", silence.as_secs());
 }

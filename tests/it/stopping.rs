@@ -195,27 +195,35 @@ async fn a_stop_that_kafka_does_not_let_finish_ends_at_its_deadline_or_at_a_seco
 }
 
 #[tokio::test]
+#[allow(clippy::print_stderr, reason = "a run with a large backlog says what came of it")]
 async fn a_fast_shutdown_of_postgres_does_not_hang_on_a_frozen_kafka() {
     let kafka = Kafka::start(&[]).await;
     let postgres = Postgres::start(Postgres::default_version(), &[]).await;
     let outbox = Outbox::new(&postgres).await;
     let mut relay = stuck(&outbox, &kafka, &[("WORKER_MAX_IN_FLIGHT_BYTES", "64KiB")]).await;
     let kind = &outbox.aggregate_type;
-    // Far more than sockets hold: the walsender has to wait for us.
-    outbox
-        .database
-        .exec(&format!(
-            "insert into outbox (aggregatetype, aggregateid, type, payload)
-                 select '{kind}', 'k', 'T', jsonb_build_object('n', n, 'ballast', repeat('x', 1000))
-                 from generate_series(5, 40000) n"
-        ))
-        .await;
+    // Far more than sockets hold: the walsender has to wait for us. About 1 KB a row.
+    let rows: u32 = std::env::var("BACKLOG_ROWS")
+        .map_or(40_000, |rows| rows.parse().expect("BACKLOG_ROWS is a number of rows"));
+    for first in (5..=rows).step_by(40_000) {
+        outbox
+            .database
+            .exec(&format!(
+                "insert into outbox (aggregatetype, aggregateid, type, payload)
+                     select '{kind}', 'k', 'T', jsonb_build_object('n', n, 'ballast', repeat('x', 1000))
+                     from generate_series({first}, least({first} + 39999, {rows})) n"
+            ))
+            .await;
+    }
     let begin = Instant::now();
     postgres.stop(Shutdown::Fast).await;
-    assert!(begin.elapsed() < Duration::from_secs(15), "it took {:?}", begin.elapsed());
+    let took = begin.elapsed();
+    eprintln!("a fast shutdown with {rows} rows to send took {:.1} s", took.as_secs_f64());
+    assert!(took < Duration::from_secs(15), "it took {took:?}");
     assert!(relay.is_running(), "the relay waits for the server");
     postgres.start_again().await;
     kafka.thaw().await;
     relay.wait_ready().await;
-    assert_eq!(outbox.all_arrive(&mut outbox.topic(&kafka)).await.rows, 40_000);
+    let arrived = outbox.all_arrive(&mut outbox.topic(&kafka)).await;
+    assert_eq!(arrived.rows, usize::try_from(rows).unwrap());
 }

@@ -231,8 +231,12 @@ pub(crate) async fn run_cli(args: &[&str], env: &[(&str, &str)]) -> Output {
     }
 }
 
-/// The binary that Cargo built for this test or bench; for an example the one beside it.
+/// The binary that `TXSTREAM_BINARY` names by its absolute path, as where a figure is to be one of a release
+/// build; else the one that Cargo built for this test or bench, for an example the one beside it.
 pub(crate) fn binary() -> PathBuf {
+    if let Some(named) = std::env::var_os("TXSTREAM_BINARY") {
+        return named.into();
+    }
     option_env!("CARGO_BIN_EXE_txstream").map(PathBuf::from).unwrap_or_else(|| {
         let example = std::env::current_exe().unwrap();
         let binary = example.parent().and_then(std::path::Path::parent).unwrap().join("txstream");

@@ -10,6 +10,9 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::wait::{SOON, eventually};
 
+/// Records taken in before anything else gets a turn.
+const AT_ONCE: usize = 50_000;
+
 /// A record as a consumer sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
@@ -123,13 +126,30 @@ impl Topic {
         &self.records
     }
 
+    /// Reads to where every partition ends, and hands each record over instead of remembering it: for more of
+    /// them than anybody wants in memory, by a reader that was not used yet.
+    ///
+    /// # Panics
+    /// After `deadline`.
+    pub(crate) async fn for_each(&mut self, deadline: Duration, mut see: impl FnMut(&Record)) {
+        assert!(!self.assigned, "this reader remembers what came before");
+        let what = format!("reading topic {} to its end", self.name);
+        eventually(deadline, what, async || {
+            self.poll();
+            self.records.drain(..).for_each(|record| see(&record));
+            (self.assigned && self.at_end.len() == self.partitions).then_some(())
+        })
+        .await;
+    }
+
     /// Takes in what has come. `Some(false)` if the broker says that the topic does not exist,
     /// `None` if it does not answer.
     fn poll(&mut self) -> Option<bool> {
         if !self.assigned && !self.assign()? {
             return Some(false);
         }
-        while let Some(polled) = self.consumer.poll(Duration::ZERO) {
+        for _ in 0..AT_ONCE {
+            let Some(polled) = self.consumer.poll(Duration::ZERO) else { break };
             match polled {
                 Ok(message) => self.records.push(record(&message)),
                 Err(KafkaError::PartitionEOF(partition)) => {
