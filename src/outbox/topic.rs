@@ -67,8 +67,10 @@ impl Topics {
                 if known.len() >= KNOWN_MAX {
                     known.clear();
                 }
-                // Bytes that are not UTF-8 become replacement characters, which no topic may have.
-                let topic = Topic::new(&routed_topic(&String::from_utf8_lossy(aggregate_type)));
+                // Bytes that are not UTF-8 become replacement characters, which no topic may have; so does
+                // NUL, which no text of Postgres may have, or the name could not stand in a dead letter.
+                let text = String::from_utf8_lossy(aggregate_type).replace('\0', "\u{fffd}");
+                let topic = Topic::new(&routed_topic(&text));
                 known.insert(aggregate_type.into(), topic.clone());
                 topic
             }
@@ -98,6 +100,15 @@ mod tests {
         let first = topics.of(b"Order");
         assert_eq!(&*first.name, "outbox.event.Order");
         assert!(Arc::ptr_eq(&first.name, &topics.of(b"Order").name));
+    }
+
+    #[test]
+    fn a_type_that_is_no_text_of_postgres_has_a_name_that_is_one_and_no_topic() {
+        for bytes in [&b"a\0b"[..], b"a\xffb"] {
+            let topic = Topics::new(None).of(bytes);
+            assert_eq!(&*topic.name, "outbox.event.a\u{fffd}b");
+            assert!(topic.wrong.is_some());
+        }
     }
 
     #[test]

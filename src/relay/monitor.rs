@@ -199,7 +199,19 @@ impl Monitor {
         metrics.slot_retained_wal_bytes.set(view.slot_retained_wal_bytes.unwrap_or(0));
         metrics.safe_wal_bytes(view.safe_wal_size);
         metrics.wal_status(view.wal_status.as_deref());
+        let waited_for = view.holder.as_ref().and_then(|holder| holder.sync_state.as_deref());
+        let warnings: Vec<String> = match waited_for {
+            Some(state @ ("sync" | "quorum" | "potential")) => vec![format!(
+                "commits may wait for Kafka: the server takes the relay for a synchronous standby ({state}); take it out of \
+                 synchronous_standby_names (txstream doctor prints the command)"
+            )],
+            _ => Vec::new(),
+        };
         self.board.note(|report| {
+            if report.warnings != warnings {
+                warnings.iter().for_each(|warning| tracing::error!("{warning}"));
+                report.warnings = warnings;
+            }
             let signed = |bytes: Option<u64>| bytes.and_then(|bytes| i64::try_from(bytes).ok());
             report.lag.confirmed_lag_bytes = signed(view.slot_confirmed_lag_bytes);
             report.lag.retained_wal_bytes = signed(view.slot_retained_wal_bytes);

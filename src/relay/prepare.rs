@@ -124,19 +124,20 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
             return Err(not_ready);
         }
     };
+    // Often enough that neither side takes the other for dead.
+    let status_every = walsender
+        .effective
+        .map_or(relay.settings.status_interval, |timeout| relay.settings.status_interval.min(timeout / 2))
+        .min(SILENCE / 3);
     if let Some(rejected) = ready.rejected.clone() {
-        let probe = Probe { reader, writer, producer, inbox, confirmed_lsn, rejected };
+        let probe =
+            Probe { reader, writer, producer, inbox, confirmed_lsn, rejected, status_every, said_at: None };
         return Err(alone_first(relay, &conn, probe).await);
     }
     tracing::info!(
         slot = relay.settings.slot, %confirmed_lsn, binary, lanes = relay.settings.lanes,
         server = replication_version(&conn).await, "streaming from the slot"
     );
-    // Often enough that neither side takes the other for dead.
-    let status_every = walsender
-        .effective
-        .map_or(relay.settings.status_interval, |timeout| relay.settings.status_interval.min(timeout / 2))
-        .min(SILENCE / 3);
     let breaker = known.breaker.take().unwrap_or_else(|| Breaker::new(relay.settings.breaker));
     let mut core =
         Core::new(relay.settings.clone(), confirmed_lsn, breaker, Backoff::new(relay.settings.backoff));
@@ -155,7 +156,7 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
 /// letter it goes its way in the session.
 async fn alone_first(relay: &Relay, conn: &SqlConn, probe: Probe) -> NotReady {
     if relay.settings.on_reject == OnReject::Halt
-        && let Outcome::NotReady(not_ready) = probe.run(relay).await
+        && let Outcome::NotReady(not_ready) = probe.run(relay, conn).await
     {
         return not_ready;
     }

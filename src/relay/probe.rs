@@ -6,6 +6,8 @@
 //! refused. If it is taken, streaming begins anew from the slot, and the record comes a second time, in its
 //! order.
 
+use std::time::Duration;
+
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::Relay;
@@ -13,13 +15,17 @@ use super::backoff::Backoff;
 use super::checkpoint::Rejected;
 use super::halt::Halt;
 use super::prepare::NotReady;
-use super::refusal::{exhausted, refused};
-use super::topics::Trouble;
-use crate::kafka::{Event, FailureClass, Inbox, Producer, SendError};
+use super::refusal::{exhausted, exhausted_text, refused};
+use super::topics::Trouble as TopicTrouble;
+use crate::kafka::{Event, FailureClass, Inbox, Producer, SendError, Trouble};
 use crate::outbox::{Mapped, Mapper, Record};
 use crate::pgoutput::{self, Message};
+use crate::postgres::sql::SqlConn;
 use crate::postgres::stream::{self, ReplicationMessage, StatusWriter, WalReader};
 use crate::postgres::{Lsn, PgError};
+
+/// How often it is said that Kafka does not take the record.
+const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// Streams up to the record, without confirming anything.
 pub(super) struct Probe {
@@ -29,6 +35,10 @@ pub(super) struct Probe {
     pub(super) inbox: Inbox,
     pub(super) confirmed_lsn: Lsn,
     pub(super) rejected: Rejected,
+    /// Often enough that neither side takes the other for dead.
+    pub(super) status_every: Duration,
+    /// When it was last said that Kafka does not take the record.
+    pub(super) said_at: Option<Instant>,
 }
 
 /// What came of the record.
@@ -53,8 +63,8 @@ enum Found {
 }
 
 impl Probe {
-    /// Sends the record alone.
-    pub(super) async fn run(mut self, relay: &Relay) -> Outcome {
+    /// Sends the record alone, while the server stays up: one that shuts down waits for our stream to end.
+    pub(super) async fn run(mut self, relay: &Relay, conn: &SqlConn) -> Outcome {
         tracing::warn!(
             table = self.rejected.table,
             id = self.rejected.row_id,
@@ -62,10 +72,9 @@ impl Probe {
             reason = self.rejected.reason,
             "Kafka refused this record at the last stop; it is sent alone first"
         );
-        let outcome = match self.find(relay).await {
-            Ok(None) => Outcome::Over,
-            Ok(Some(record)) => self.send(record, relay).await,
-            Err(error) => Outcome::NotReady(error.into()),
+        let outcome = tokio::select! {
+            outcome = self.find_and_send(relay) => outcome,
+            end = conn.closed() => Outcome::NotReady(NotReady::Retry(end.message)),
         };
         let Self { reader, writer, producer, .. } = self;
         if let Err(error) = stream::finish(reader, writer).await {
@@ -75,11 +84,19 @@ impl Probe {
         outcome
     }
 
+    async fn find_and_send(&mut self, relay: &Relay) -> Outcome {
+        match self.find(relay).await {
+            Ok(None) => Outcome::Over,
+            Ok(Some(record)) => self.send(record, relay).await,
+            Err(error) => Outcome::NotReady(error.into()),
+        }
+    }
+
     /// Reads up to the record.
     async fn find(&mut self, relay: &Relay) -> Result<Option<Record>, PgError> {
         let mapper = Mapper::new(relay.outbox.clone());
         let mut search = Search { mapper, commit_lsn: Lsn::ZERO, ordinal: 0 };
-        let mut clock = interval(relay.settings.status_interval);
+        let mut clock = interval(self.status_every);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -118,7 +135,7 @@ impl Probe {
     /// Sends it until Kafka takes or refuses it.
     async fn send(&mut self, record: Record, relay: &Relay) -> Outcome {
         let mut backoff = Backoff::new(relay.settings.backoff);
-        let mut clock = interval(relay.settings.status_interval);
+        let mut clock = interval(self.status_every);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut attempts = 0;
         let mut send_at = Some(Instant::now());
@@ -157,7 +174,7 @@ impl Probe {
 
     /// What an event means: it goes again (`Ok`), or it is over.
     fn judge(
-        &self,
+        &mut self,
         event: Event,
         record: &Record,
         attempts: &mut u32,
@@ -167,7 +184,11 @@ impl Probe {
         let failure = match event {
             Event::Acknowledged(_) => return Some(Err(Outcome::Over)),
             Event::Trouble(trouble) => {
-                tracing::debug!(?trouble, "trouble while the record is sent alone");
+                match trouble {
+                    Trouble::AllBrokersDown => self.say("no Kafka broker is reachable", relay),
+                    Trouble::Authentication(message) => self.say(&message, relay),
+                    Trouble::Transport(_) | Trouble::Fatal(_) => {}
+                }
                 return None;
             }
             Event::Failed(failure) => failure,
@@ -182,15 +203,35 @@ impl Probe {
             }
             FailureClass::Topic(_) => {
                 *attempts += 1;
-                let trouble = Trouble { message: failure.message, remedy: None, since: Instant::now() };
+                self.say(&failure.message, relay);
+                let trouble = TopicTrouble { message: failure.message, remedy: None, since: Instant::now() };
                 match relay.settings.max_retries {
-                    Some(bound) if *attempts > bound => halt(exhausted(&record.topic, bound, Some(&trouble))),
+                    Some(bound) if *attempts > bound => {
+                        halt(exhausted(record, &exhausted_text(bound, Some(&trouble))))
+                    }
                     _ => Some(Ok(())),
                 }
             }
             // It goes again at once, by itself as before.
-            FailureClass::Transport | FailureClass::Neighbour => Some(Ok(())),
+            FailureClass::Transport | FailureClass::Neighbour => {
+                self.say(&failure.message, relay);
+                Some(Ok(()))
+            }
         }
+    }
+
+    /// Says why Kafka has not taken the record yet: on the status page, and in the log from time to time.
+    fn say(&mut self, why: &str, relay: &Relay) {
+        let now = Instant::now();
+        if self.said_at.is_none_or(|said| now >= said + SAY_EVERY) {
+            self.said_at = Some(now);
+            tracing::warn!(
+                topic = self.rejected.topic,
+                error = why,
+                "Kafka has not taken the record yet; trying on"
+            );
+        }
+        relay.board.note(|report| report.last_error = Some(why.to_owned()));
     }
 }
 

@@ -44,9 +44,9 @@ pub(super) fn too_large_text(size: usize, limit: usize) -> String {
 }
 
 /// A record failed more often than `KAFKA_MAX_RETRIES` allows.
-pub(super) fn exhausted(topic: &str, bound: u32, trouble: Option<&Trouble>) -> Halt {
+pub(super) fn exhausted(record: &Record, failed: &str) -> Halt {
     Halt::new(
-        format!("a record of topic {topic} {}", exhausted_text(bound, trouble)),
+        format!("record {}, {failed}", describe(record)),
         format!("mend the topic, or set KAFKA_MAX_RETRIES=-1 to go on trying, and {AGAIN}; {OR_PARK}"),
     )
 }

@@ -103,6 +103,8 @@ pub(super) struct Session<'a> {
     parked: u64,
     /// What Kafka refused us for, as it was last said.
     told: Option<String>,
+    /// When it was last said that no broker is reachable.
+    unreachable_said: Option<Instant>,
     /// The server's last notice.
     server_said: Option<String>,
 }
@@ -156,6 +158,7 @@ impl<'a> Session<'a> {
             acknowledged: 0,
             parked: 0,
             told: None,
+            unreachable_said: None,
             server_said: None,
         }
     }

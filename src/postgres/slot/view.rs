@@ -63,6 +63,8 @@ pub struct Holder {
     pub backend_start: Option<String>,
     /// The walsender's state: `streaming`, `catchup` …
     pub state: Option<String>,
+    /// `async`; anything else makes commits wait for it.
+    pub sync_state: Option<String>,
     /// Seconds between a flush at the server and our confirmation of it, as the server measures it;
     /// none while the stream is idle.
     pub flush_lag_seconds: Option<f64>,
@@ -117,7 +119,7 @@ select (to_jsonb(s) || jsonb_build_object('datoid', s.datoid::bigint,
     'slot_retained_wal_bytes', greatest(pg_wal_lsn_diff(w.lsn, s.restart_lsn), 0)::bigint,
     'holder', (select jsonb_build_object('pid', s.active_pid, 'application_name', a.application_name,
                     'usename', a.usename, 'client_addr', a.client_addr, 'backend_start', a.backend_start,
-                    'state', r.state, 'flush_lag_seconds', extract(epoch from r.flush_lag)::float8)
+                    'state', r.state, 'sync_state', r.sync_state, 'flush_lag_seconds', extract(epoch from r.flush_lag)::float8)
                  from (values (s.active_pid)) h(pid)
                  left join pg_catalog.pg_stat_activity a on a.pid = h.pid
                  left join pg_catalog.pg_stat_replication r on r.pid = h.pid

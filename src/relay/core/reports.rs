@@ -96,14 +96,13 @@ impl Core {
         if self.refused.is_some() {
             return false;
         }
-        let (halt, error) =
-            (exhausted(&topic.name, bound, topic.trouble()), exhausted_text(bound, topic.trouble()));
+        let error = exhausted_text(bound, topic.trouble());
         let Some(record) = topic.take_failed(ticket) else { return false };
         if self.may_park(id, &record) {
             self.park(ticket, record, route, Reason::Retries, &error);
             return true;
         }
-        self.stop_at(ticket, &record, route, halt, message);
+        self.stop_at(ticket, &record, route, exhausted(&record, &error), message);
         self.topics.get_mut(id).put_back_failed(ticket, record);
         false
     }

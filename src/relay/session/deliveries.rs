@@ -9,6 +9,9 @@ use super::Session;
 use crate::kafka::{self, Event, Failure, FailureClass, Rejection, TopicTrouble, Trouble};
 use crate::metrics::ErrorType;
 
+/// How often it is said that no broker is reachable.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+
 /// Seconds from 1970-01-01 to 2000-01-01, the epoch of Postgres.
 const POSTGRES_EPOCH: Duration = Duration::from_secs(946_684_800);
 
@@ -93,7 +96,11 @@ impl Session<'_> {
     fn trouble(&mut self, trouble: Trouble, now: Instant) {
         match trouble {
             Trouble::AllBrokersDown => {
-                tracing::warn!("no Kafka broker is reachable; trying on");
+                // librdkafka tells it at every attempt, several times a second.
+                if self.unreachable_said.is_none_or(|said| now >= said + SAY_EVERY) {
+                    self.unreachable_said = Some(now);
+                    tracing::warn!("no Kafka broker is reachable; trying on");
+                }
                 self.core.transport_trouble(true, now);
             }
             Trouble::Transport(message) => {
