@@ -13,7 +13,7 @@ async fn make_noise(database: &Database) {
             "create table noise (ballast text);
              alter table noise alter ballast set storage external;
              insert into noise select repeat('x', 1900) from generate_series(1, {})",
-            NOISE_BYTES / 2_000
+            NOISE_BYTES / 1_900
         ))
         .await;
     // A statement of its own each: these cannot share a transaction.

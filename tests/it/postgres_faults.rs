@@ -148,6 +148,8 @@ async fn quiet(kafka: &Kafka, settings: &[(&str, &str)], silence: Duration) {
     let mut topic = outbox.topic(kafka);
     topic.read_count(1).await;
     let walsender = outbox.walsender().await.expect("the relay streams");
+    // A Kafka that has just started may have had it wait.
+    let before = relay.log().len();
     lasts(silence, async || {
         assert_eq!(relay.get("/readyz").await.status, 200);
     })
@@ -156,8 +158,9 @@ async fn quiet(kafka: &Kafka, settings: &[(&str, &str)], silence: Duration) {
     assert_eq!(relay.metrics().await.value("txstream_replication_reconnects_total"), 0.0);
     outbox.insert("k", 2).await;
     topic.read_until(SOON, "a row after the silence", |records| records.len() == 2).await;
+    let since = relay.log().split_off(before);
     let alarms: Vec<String> =
-        relay.log().into_iter().filter(|line| line.contains("WARN") || line.contains("ERROR")).collect();
+        since.into_iter().filter(|line| line.contains("WARN") || line.contains("ERROR")).collect();
     assert!(alarms.is_empty(), "{alarms:#?}");
 }
 

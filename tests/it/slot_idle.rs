@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::checks::assert_not_hot;
 use crate::load::{lasts, state_is};
 use crate::support::wait::SOON;
-use crate::support::{Halted, Outbox, Postgres, Proxy, eventually, run_cli};
+use crate::support::{Halted, Outbox, Postgres, Proxy, eventually, run_cli, unique};
 
 /// As short as the server takes it.
 const TIMEOUT: &str = "1s";
@@ -80,7 +80,8 @@ async fn a_slot_given_up_for_being_idle_is_neither_busy_nor_taken_for_one_that_n
     let lost = outbox.halts(&[], &[]).await;
     assert_says_why(&lost, outbox.slot());
     assert_says_why(&outbox.halts(&["--create-slot"], &[]).await, outbox.slot());
-    outbox.insert("kept", "1", "{}").await;
+    let kind = unique("kept");
+    outbox.insert(&kind, "1", "{}").await;
 
     let said = outbox.done(&["slot", "status"]).await.stdout;
     for part in ["inactive for longer than idle_replication_slot_timeout", RESET, "idle_timeout"] {
@@ -98,11 +99,11 @@ async fn a_slot_given_up_for_being_idle_is_neither_busy_nor_taken_for_one_that_n
         outbox.database.exec(statement).await;
     }
     outbox.repair(&["slot", "reset", "--backfill", "--yes", "--lock-timeout", "30s"]).await;
-    outbox.topic("kept").read_count(1).await;
+    outbox.topic(&kind).read_count(1).await;
     lasts(LONGER, async || {}).await;
     assert_eq!(given_up_because(&outbox).await, None, "a slot may be idle for ever now");
     outbox.streams(&[], &[]).await;
-    assert_eq!(outbox.topic("kept").read_to_end().await.len(), 1, "the backfill brought it, and only that");
+    assert_eq!(outbox.topic(&kind).read_to_end().await.len(), 1, "the backfill brought it, and only that");
 }
 
 #[tokio::test]
