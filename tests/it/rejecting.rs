@@ -3,7 +3,9 @@
 
 use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
 
-use crate::support::{Halted, Outbox, unique};
+use crate::support::port::free_port;
+use crate::support::wait::SOON;
+use crate::support::{Halted, Outbox, Postgres, Shutdown, eventually, unique};
 
 /// Enough to see that starts publish nothing.
 const RESTARTS: usize = 5;
@@ -200,6 +202,27 @@ async fn twenty_restarts_on_a_record_that_only_the_broker_refuses_add_no_record(
     let mut arrived = keys(&outbox, &good, 21).await;
     arrived.dedup();
     assert_eq!(arrived.len(), 21, "{arrived:?}");
+}
+
+#[tokio::test]
+async fn a_record_that_goes_alone_says_what_it_waits_for_and_holds_up_no_shutdown() {
+    let postgres = Postgres::start(Postgres::default_version(), &[]).await;
+    let outbox = Outbox::with_slot_on(&postgres).await;
+    let bad = unique("bad");
+    let topic = format!("outbox.event.{bad}");
+    outbox.kafka.create_topic(&topic, 1, &[("message.timestamp.before.max.ms", "10")]).await;
+    outbox.insert(&bad, "k", "{}").await;
+    crate::support::halted(outbox.relay(&["-X", "linger.ms=100"], &[]).await).await.names(&[&topic]);
+
+    let nobody = format!("127.0.0.1:{}", free_port().await);
+    let relay = outbox.relay(&[], &[("KAFKA_BROKERS", &nobody)]).await;
+    eventually(SOON, "it says why the record waits", async || {
+        relay.log().iter().any(|line| line.contains("has not taken the record yet")).then_some(())
+    })
+    .await;
+    let stopped =
+        tokio::time::timeout(std::time::Duration::from_secs(15), postgres.stop(Shutdown::Fast)).await;
+    assert!(stopped.is_ok(), "the server waits for the relay");
 }
 
 #[tokio::test]
