@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio_postgres::Client;
 use tokio_postgres::types::{PgLsn, Type};
 
-use super::{Content, DeadLetterError, LOCALLY, Letter, lock_key};
+use super::{Content, DeadLetterError, LOCALLY, Letter, TABLE, lock_key};
 use crate::outbox::Header;
 use crate::postgres::{Lsn, PgError};
 
@@ -85,7 +85,10 @@ pub async fn store(
         .await;
     match stored {
         Ok(rows) => Ok(rows == letters.len() as u64),
-        Err(error) => Err(DeadLetterError::of(client, "store dead letters", error).await),
+        Err(error) => {
+            let tables = [TABLE, "public.txstream_checkpoint"];
+            Err(DeadLetterError::of_tables(client, "store dead letters", &tables, error).await)
+        }
     }
 }
 

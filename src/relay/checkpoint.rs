@@ -14,7 +14,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{PgLsn, ToSql, Type};
 use tokio_postgres::{Client, Row as SqlRow};
 
-use crate::postgres::{Lsn, PgError};
+use crate::postgres::{Lsn, PgError, locks};
 
 /// Where the row lives.
 pub const TABLE: &str = "public.txstream_checkpoint";
@@ -119,6 +119,7 @@ async fn explain(client: &Client, doing: &str, source: tokio_postgres::Error) ->
                 role.and_then(|row| row.try_get(0)).unwrap_or_else(|_| "of this connection".to_owned());
             CheckpointError::NoRight { role }
         }
+        Some(&SqlState::LOCK_NOT_AVAILABLE) => locks::locked(client, doing, &[TABLE]).await.into(),
         _ => CheckpointError::Pg(PgError::statement(doing, source)),
     }
 }

@@ -219,9 +219,9 @@ async fn carry_out(sender: &Sender, conn: &mut Option<SqlConn>, order: &Order) -
                 PgError::Timeout { doing: "store dead letters".to_owned(), limit: STATEMENT_TIMEOUT }.into()
             }
         };
-        *conn = None;
-        // A connection that went away meanwhile is no news; what fails twice is.
-        if attempt > 0 && said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
+        // A connection that went away meanwhile is no news; what fails twice is, and who locks the table.
+        let locked = matches!(error, DeadLetterError::Pg(PgError::Locked { .. }));
+        if (attempt > 0 || locked) && said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
             said = Some(Instant::now());
             let remedy = error.remedy();
             tracing::error!(error = %crate::postgres::error::report(&error), remedy,
@@ -241,24 +241,31 @@ async fn attempt_once(
         Some(live) if !live.is_closed() => live,
         _ => preflight::connect_to(&sender.conninfo, &sender.application_name, &sender.server).await?,
     };
+    let tried = carry_out_on(&live, sender, order).await;
+    // A lock is somebody else's: the connection is well.
+    if matches!(tried, Ok(_) | Err(DeadLetterError::Pg(PgError::Locked { .. }))) {
+        *conn = Some(live);
+    }
+    tried
+}
+
+async fn carry_out_on(conn: &SqlConn, sender: &Sender, order: &Order) -> Result<Answer, DeadLetterError> {
     let slot = &sender.slot;
-    let answer = match order {
+    match order {
         Order::Store(letters) => {
-            let stored = store::store(&live, slot, &sender.instance, letters).await?;
+            let stored = store::store(conn, slot, &sender.instance, letters).await?;
             if stored && sender.failover {
-                await_standbys(&live).await?;
+                await_standbys(conn).await?;
             }
-            if stored { Answer::Stored } else { Answer::Replaced }
+            Ok(if stored { Answer::Stored } else { Answer::Replaced })
         }
         Order::Look { keys, count } => {
             let began = Instant::now();
             let counts =
-                if *count { Some((store::counts(&live, slot).await?, began.elapsed())) } else { None };
-            Answer::Looked { look: store::look(&live, slot, keys).await?, counts }
+                if *count { Some((store::counts(conn, slot).await?, began.elapsed())) } else { None };
+            Ok(Answer::Looked { look: store::look(conn, slot, keys).await?, counts })
         }
-    };
-    *conn = Some(live);
-    Ok(answer)
+    }
 }
 
 /// Waits for the standbys that a failover may go to: a letter that they lack would be gone, while their copy

@@ -11,7 +11,7 @@ use super::slot_life::{self, SlotError};
 use crate::outbox;
 use crate::postgres::slot::{self, SlotView};
 use crate::postgres::sql::{self, SqlConn};
-use crate::postgres::{ConnInfo, Lsn, PgError, error, publication};
+use crate::postgres::{ConnInfo, Lsn, PgError, error, locks, publication};
 
 /// Why streaming cannot begin.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ pub(super) struct Server {
     pub(super) timeline: u32,
 }
 
-/// Connects to that server, or not at all.
+/// Connects to that server, or not at all. Nothing that is done there waits for ever for a lock.
 pub(super) async fn connect_to(
     info: &ConnInfo,
     application_name: &str,
@@ -83,6 +83,7 @@ pub(super) async fn connect_to(
             "the address leads to another server than the stream",
         ));
     }
+    locks::bound_waits(&conn).await?;
     Ok(conn)
 }
 
