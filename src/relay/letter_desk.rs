@@ -17,7 +17,7 @@ use super::preflight::{self, Server};
 use crate::dead_letter::store::{self, Key, Look};
 use crate::dead_letter::{DeadLetterError, Letter};
 use crate::postgres::sql::SqlConn;
-use crate::postgres::{ConnInfo, PgError};
+use crate::postgres::{ConnInfo, Lsn, PgError};
 
 /// How often the table is looked at while it holds letters: a replayed key flows again this soon.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -206,18 +206,24 @@ async fn serve(sender: Sender, mut orders: mpsc::Receiver<Order>, answers: mpsc:
     }
 }
 
+/// How far letters are stored, over all attempts. Once committed they are not stored again: whoever replayed
+/// or discarded them meanwhile would find them anew.
+#[derive(Debug, Default)]
+struct Progress {
+    committed: bool,
+    /// Where the standbys have to be.
+    behind: Option<Lsn>,
+}
+
 /// Tries until it is done.
 async fn carry_out(sender: &Sender, conn: &mut Option<SqlConn>, order: &Order) -> Answer {
     let mut backoff = Backoff::reconnect();
     let mut said: Option<Instant> = None;
+    let mut progress = Progress::default();
     for attempt in 0.. {
-        let tried = timeout(STATEMENT_TIMEOUT, attempt_once(sender, conn, order)).await;
-        let error = match tried {
-            Ok(Ok(answer)) => return answer,
-            Ok(Err(error)) => error,
-            Err(_) => {
-                PgError::Timeout { doing: "store dead letters".to_owned(), limit: STATEMENT_TIMEOUT }.into()
-            }
+        let error = match attempt_once(sender, conn, order, &mut progress).await {
+            Ok(answer) => return answer,
+            Err(error) => error,
         };
         // A connection that went away meanwhile is no news; what fails twice is, and who locks the table.
         let locked = matches!(error, DeadLetterError::Pg(PgError::Locked { .. }));
@@ -236,12 +242,16 @@ async fn attempt_once(
     sender: &Sender,
     conn: &mut Option<SqlConn>,
     order: &Order,
+    progress: &mut Progress,
 ) -> Result<Answer, DeadLetterError> {
     let live = match conn.take() {
         Some(live) if !live.is_closed() => live,
-        _ => preflight::connect_to(&sender.conninfo, &sender.application_name, &sender.server).await?,
+        _ => {
+            let connect = preflight::connect_to(&sender.conninfo, &sender.application_name, &sender.server);
+            bounded("connect for dead letters", connect).await?
+        }
     };
-    let tried = carry_out_on(&live, sender, order).await;
+    let tried = carry_out_on(&live, sender, order, progress).await;
     // A lock is somebody else's: the connection is well.
     if matches!(tried, Ok(_) | Err(DeadLetterError::Pg(PgError::Locked { .. }))) {
         *conn = Some(live);
@@ -249,33 +259,69 @@ async fn attempt_once(
     tried
 }
 
-async fn carry_out_on(conn: &SqlConn, sender: &Sender, order: &Order) -> Result<Answer, DeadLetterError> {
+async fn carry_out_on(
+    conn: &SqlConn,
+    sender: &Sender,
+    order: &Order,
+    progress: &mut Progress,
+) -> Result<Answer, DeadLetterError> {
     let slot = &sender.slot;
     match order {
         Order::Store(letters) => {
-            let stored = store::store(conn, slot, &sender.instance, letters).await?;
-            if stored && sender.failover {
-                await_standbys(conn).await?;
+            if !progress.committed {
+                let store = store::store(conn, slot, &sender.instance, letters);
+                if !bounded("store dead letters", store).await? {
+                    return Ok(Answer::Replaced);
+                }
+                progress.committed = true;
             }
-            Ok(if stored { Answer::Stored } else { Answer::Replaced })
+            if sender.failover {
+                await_standbys(conn, &mut progress.behind).await?;
+            }
+            Ok(Answer::Stored)
         }
         Order::Look { keys, count } => {
-            let began = Instant::now();
-            let counts =
-                if *count { Some((store::counts(conn, slot).await?, began.elapsed())) } else { None };
-            Ok(Answer::Looked { look: store::look(conn, slot, keys).await?, counts })
+            let mut counts = None;
+            if *count {
+                let began = Instant::now();
+                let counted = bounded("count the dead letters", store::counts(conn, slot)).await?;
+                counts = Some((counted, began.elapsed()));
+            }
+            let look = bounded("look at the dead letters", store::look(conn, slot, keys)).await?;
+            Ok(Answer::Looked { look, counts })
         }
     }
 }
 
 /// Waits for the standbys that a failover may go to: a letter that they lack would be gone, while their copy
 /// of the slot may have passed it.
-async fn await_standbys(conn: &SqlConn) -> Result<(), DeadLetterError> {
-    let position = store::wal_position(conn).await?;
-    while !store::standbys_have(conn, position).await? {
+async fn await_standbys(conn: &SqlConn, behind: &mut Option<Lsn>) -> Result<(), DeadLetterError> {
+    const DOING: &str = "look at the standbys' slots";
+    let position = match *behind {
+        Some(position) => position,
+        None => *behind.insert(bounded(DOING, store::wal_position(conn)).await?),
+    };
+    let mut said = Instant::now();
+    while !bounded(DOING, store::standbys_have(conn, position)).await? {
+        if said.elapsed() >= SAY_EVERY {
+            said = Instant::now();
+            tracing::warn!(%position, remedy = "txstream doctor names those that are behind",
+                "the confirmed LSN waits for dead letters to reach the standbys of synchronized_standby_slots");
+        }
         sleep(LOOK_EVERY_IN_REPLAY).await;
     }
     Ok(())
+}
+
+/// Gives up on a server that does not answer.
+async fn bounded<T, E: Into<DeadLetterError>>(
+    doing: &str,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, DeadLetterError> {
+    match timeout(STATEMENT_TIMEOUT, work).await {
+        Ok(done) => done.map_err(Into::into),
+        Err(_) => Err(PgError::Timeout { doing: doing.to_owned(), limit: STATEMENT_TIMEOUT }.into()),
+    }
 }
 
 #[cfg(test)]
