@@ -8,6 +8,7 @@ use super::checkpoint::{self, CheckpointError, Identity, Rejected, Verdict, judg
 use super::halt::Halt;
 use super::settings::Settings;
 use super::slot_life::{self, SlotError};
+use crate::dead_letter::DeadLetterError;
 use crate::outbox;
 use crate::postgres::slot::{self, SlotView};
 use crate::postgres::sql::{self, SqlConn};
@@ -36,7 +37,9 @@ impl From<PgError> for Problem {
 impl From<SlotError> for Problem {
     fn from(error: SlotError) -> Self {
         match error {
-            SlotError::Pg(error) | SlotError::Checkpoint(CheckpointError::Pg(error)) => error.into(),
+            SlotError::Pg(error)
+            | SlotError::Checkpoint(CheckpointError::Pg(error))
+            | SlotError::Letters(DeadLetterError::Pg(error)) => error.into(),
             other => Self::Halt(Halt::new(other.to_string(), other.remedy())),
         }
     }

@@ -299,9 +299,11 @@ pub(super) struct Parked {
 }
 
 /// Read after the checkpoint row was written: from then on no holder before us stores any. Whatever the
-/// policy is now, a parked key stays parked; without a table there is none.
+/// policy is now, a parked key stays parked; without a table there is none. Letters of another cluster's WAL
+/// are refused: ours would come before them.
 pub(super) async fn parked(relay: &Relay, conn: &SqlConn) -> Result<Parked, NotReady> {
     let slot = &relay.settings.slot;
+    slot_life::ensure_letters_are_of_here(conn, slot).await.map_err(Problem::from)?;
     let read = async {
         let counts = store::counts(conn, slot).await?;
         relay.metrics.dead_letters(counts.iter().map(|(topic, count)| (topic.as_str(), *count)));
