@@ -64,6 +64,8 @@ pub(super) enum Answer {
     Stored,
     /// Another instance has taken the slot over; nothing was stored.
     Replaced,
+    /// The task that carries orders out has ended, which it should not.
+    Gone,
     /// What the table holds.
     Looked {
         /// Keys without letters, and whether someone replays.
@@ -147,10 +149,9 @@ impl LetterDesk {
     }
 
     fn order(&mut self, order: Order, batch: Vec<Parked>) {
-        // The channel has room: the order before was answered.
-        if self.orders.try_send(order).is_ok() {
-            self.under_way = Some(batch);
-        }
+        // The channel has room: the order before was answered. If nobody is there, `answered` says so.
+        let _ = self.orders.try_send(order);
+        self.under_way = Some(batch);
     }
 
     /// When [`LetterDesk::turn`] has something to do at the latest.
@@ -168,17 +169,14 @@ impl LetterDesk {
     /// # Cancel safety
     /// May be dropped at any await.
     pub(super) async fn answered(&mut self) -> Answer {
-        match self.answers.recv().await {
-            Some(answer) => answer,
-            None => std::future::pending().await,
-        }
+        self.answers.recv().await.unwrap_or(Answer::Gone)
     }
 
     /// Takes note of an answer; returns the letters that were under way.
     pub(super) fn done(&mut self, answer: &Answer, core: &Core, now: Instant) -> Vec<Parked> {
         match answer {
             Answer::Stored => self.holds_letters = true,
-            Answer::Replaced => {}
+            Answer::Replaced | Answer::Gone => {}
             Answer::Looked { look, counts } => {
                 self.look_at = now + if look.replaying { LOOK_EVERY_IN_REPLAY } else { LOOK_EVERY };
                 self.hold = self.hold.next(look.replaying, core.has_letters(), now);
@@ -327,6 +325,26 @@ async fn bounded<T, E: Into<DeadLetterError>>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_desk_that_nobody_serves_says_so_instead_of_waiting_or_being_asked_again_and_again() {
+        let ((orders, _), (_, answers)) = (mpsc::channel(1), mpsc::channel(1));
+        let now = Instant::now();
+        let hold = Hold::No;
+        let mut desk = LetterDesk {
+            orders,
+            answers,
+            under_way: None,
+            look_at: now,
+            count_at: now,
+            holds_letters: true,
+            hold,
+        };
+        desk.order(Order::Look { keys: Vec::new(), count: false }, Vec::new());
+        assert!(desk.under_way.is_some(), "the next turn orders nothing");
+        let answer = timeout(Duration::from_secs(5), desk.answered()).await;
+        assert!(matches!(answer, Ok(Answer::Gone)), "{answer:?}");
+    }
 
     #[test]
     fn letters_are_held_back_in_a_replay_but_not_while_they_pile_up() {

@@ -282,9 +282,15 @@ async fn write(
     }
 }
 
-/// Waits until the slot shows what was last reported, and then writes the clean row: after a graceful
-/// stop the slot must not be found ahead of it. The caller bounds the wait.
-pub(super) async fn close_cleanly(monitor: &Monitor, conn: &SqlConn, confirmed_lsn: Lsn) -> bool {
+/// Waits until the slot shows what was last reported, and then writes the row, clean when the process ends:
+/// after a graceful stop the slot must not be found ahead of it. The caller bounds the wait. One that was
+/// given up may still be written, but not once the row is another's.
+pub(super) async fn close_cleanly(
+    monitor: &Monitor,
+    conn: &SqlConn,
+    confirmed_lsn: Lsn,
+    clean: bool,
+) -> bool {
     loop {
         match slot::view(&**conn, &monitor.settings.slot).await {
             Ok(Some(view)) if view.confirmed_flush_lsn >= Some(confirmed_lsn) => break,
@@ -292,7 +298,7 @@ pub(super) async fn close_cleanly(monitor: &Monitor, conn: &SqlConn, confirmed_l
             Ok(None) | Err(_) => return false,
         }
     }
-    match write(monitor, conn, confirmed_lsn, true, monitor.pending.confirmed(confirmed_lsn)).await {
+    match write(monitor, conn, confirmed_lsn, clean, monitor.pending.confirmed(confirmed_lsn)).await {
         Ok(()) => true,
         Err(error) => {
             tracing::warn!(error = %error.report(), "the checkpoint row of the stop cannot be written");
@@ -303,7 +309,8 @@ pub(super) async fn close_cleanly(monitor: &Monitor, conn: &SqlConn, confirmed_l
 
 /// Writes down the record that Kafka refused, for the next start.
 pub(super) async fn remember(monitor: &Monitor, conn: &SqlConn, rejected: &Rejected) {
-    if let Err(error) = checkpoint::set_rejected(conn, &monitor.settings.slot, Some(rejected)).await {
+    let (slot, instance) = (&monitor.settings.slot, &monitor.instance);
+    if let Err(error) = checkpoint::set_rejected(conn, slot, instance, Some(rejected)).await {
         tracing::warn!(%error, "the rejected record cannot be remembered; the next start repeats what is before it");
     }
 }

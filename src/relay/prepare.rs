@@ -139,7 +139,7 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
     if let Some(rejected) = ready.rejected.clone() {
         let probe =
             Probe { reader, writer, producer, inbox, confirmed_lsn, rejected, status_every, said_at: None };
-        return Err(alone_first(relay, &conn, probe).await);
+        return Err(alone_first(relay, &conn, &known.instance, probe).await);
     }
     tracing::info!(
         slot = relay.settings.slot, %confirmed_lsn, binary, lanes = relay.settings.lanes,
@@ -161,13 +161,13 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
 
 /// Sends the record that Kafka refused at the last stop, alone. Where it would only be stored as a dead
 /// letter it goes its way in the session.
-async fn alone_first(relay: &Relay, conn: &SqlConn, probe: Probe) -> NotReady {
+async fn alone_first(relay: &Relay, conn: &SqlConn, instance: &str, probe: Probe) -> NotReady {
     if relay.settings.on_reject == OnReject::Halt
         && let Outcome::NotReady(not_ready) = probe.run(relay, conn).await
     {
         return not_ready;
     }
-    match checkpoint::set_rejected(conn, &relay.settings.slot, None).await {
+    match checkpoint::set_rejected(conn, &relay.settings.slot, instance, None).await {
         Ok(()) => NotReady::Again,
         Err(error) => Problem::from(error).into(),
     }
