@@ -278,7 +278,9 @@ async fn stream(
             let abort = watching.abort_handle();
             let seen = async {
                 let conn = watching.await.ok().flatten()?;
-                let seen = monitor::close_cleanly(&monitor, &conn, confirmed_lsn).await;
+                // The next session of this process goes on from here: a clean row that comes late must not be its.
+                let clean = !matches!(end, End::NeedsText(_));
+                let seen = monitor::close_cleanly(&monitor, &conn, confirmed_lsn, clean).await;
                 if let (End::Halted(_), Some(rejected)) = (&end, core.remembered()) {
                     monitor::remember(&monitor, &conn, rejected).await;
                 }
