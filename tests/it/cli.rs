@@ -1,7 +1,15 @@
-//! What a shell sees: exit codes, stdout and stderr of the binary. No server is needed.
+//! What a shell sees: exit codes, stdout and stderr of the binary. No server is needed, but for those that
+//! are waited for.
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::support::port::free_port;
+use crate::support::wait::SOON;
+use crate::support::{Outbox, Postgres, Proxy, Relay, run_cli};
 
 /// Runs txstream in an empty directory with nothing of this process's environment but what is given.
 fn txstream(directory: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
@@ -105,5 +113,50 @@ fn warnings_are_logged_to_stderr_as_json_without_the_value() {
         let said: Vec<_> = lines.iter().filter(|line| line["variable"] == variable).collect();
         assert_eq!(said.len(), 1, "{variable}: {err}");
         assert_eq!(said[0]["level"], "WARN");
+    }
+}
+
+#[tokio::test]
+async fn an_absent_postgres_is_waited_for_as_long_as_asked() {
+    let outbox = Outbox::with_slot().await;
+    // What is in the table is confirmed: `verify` has nothing else to wait for.
+    let _relay = outbox.streaming(&[], &[]).await;
+    let proxy = Proxy::to(Postgres::shared().await.port()).await;
+    proxy.refuse();
+    let url = outbox.database.url_through(proxy.port());
+    let env = [
+        ("DATABASE_URL", url.as_str()),
+        ("REPLICATION_SLOT", outbox.slot()),
+        ("KAFKA_BROKERS", outbox.kafka.bootstrap()),
+    ];
+    let mut waiting = Vec::new();
+    for command in ["migrate status", "slot status", "dead-letter list", "lag", "doctor", "verify"] {
+        let args: Vec<&str> = command.split(' ').collect();
+        let at_once = run_cli(&args, &env).await;
+        assert_eq!(at_once.code, Some(1), "{command}: {}", at_once.stderr);
+        let child = Relay::spawn(&[&args[..], &["--wait", "60s"]].concat(), &env).await;
+        child.wait_for_log("it waits", SOON, |line| line.contains("waiting for Postgres")).await;
+        waiting.push((command, child));
+    }
+    proxy.resume();
+    for (command, child) in waiting {
+        let exit = child.wait_exit(SOON).await;
+        assert_eq!(exit.status.code(), Some(0), "{command}: {}", exit.stderr);
+    }
+}
+
+#[tokio::test]
+async fn absent_brokers_are_waited_for_as_long_as_asked() {
+    let outbox = Outbox::with_slot().await;
+    let _relay = outbox.streaming(&[], &[]).await;
+    let (url, nobody) = (outbox.database.url(), format!("127.0.0.1:{}", free_port().await));
+    let env =
+        [("DATABASE_URL", url.as_str()), ("REPLICATION_SLOT", outbox.slot()), ("KAFKA_BROKERS", &nobody)];
+    // Longer than it waits unasked.
+    for command in ["verify", "doctor"] {
+        let begin = Instant::now();
+        let said = run_cli(&[command, "--wait", "14s"], &env).await;
+        assert_eq!(said.code, Some(1), "{command}: {}", said.stderr);
+        assert!(begin.elapsed() >= Duration::from_secs(13), "{command} gave up after {:?}", begin.elapsed());
     }
 }
