@@ -315,7 +315,8 @@ fn headers(session: &Session, trace: Option<&TraceContext>, own: Option<&str>) -
     Some(format!("{{{}}}", members.join(",")))
 }
 
-/// Runs one statement in a transaction of its own.
+/// Runs one statement in a transaction of its own. How durable its commit is, is for the database to say
+/// (`synchronous_commit`): these are the application's data, and the answer means as much as its own commits.
 async fn transaction(
     session: &Session,
     statement: &Statement,

@@ -14,6 +14,8 @@ mod breaker;
 mod checks;
 /// What a shell sees of the binary.
 mod cli;
+/// How durable our own writes are.
+mod commits;
 /// The Grafana dashboard.
 mod dashboard;
 mod dashboard_picture;
