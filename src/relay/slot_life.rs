@@ -7,6 +7,7 @@ mod advance;
 mod create;
 mod drop;
 mod error;
+mod known;
 mod published;
 mod reset;
 mod younger;
@@ -26,6 +27,7 @@ pub use advance::{Skips, advance, skips};
 pub use create::{CreateSlot, Created, create};
 pub use drop::{Droppable, drop, droppable};
 pub use error::SlotError;
+pub use known::known;
 pub(crate) use published::add_columns;
 pub use published::ensure_published;
 pub use reset::{

@@ -39,6 +39,8 @@ mod lag;
 mod logs;
 /// `migrate`: what is made, what is adopted, and that nothing else is ever dropped.
 mod migrate;
+/// What `migrate down` destroys, it names before.
+mod migrate_down;
 /// What the relay says of itself.
 mod observing;
 /// A real Prometheus and what it finds.
