@@ -63,6 +63,41 @@ fn exit_codes_and_streams() {
 }
 
 #[test]
+fn colours_are_for_terminals_and_for_those_who_want_them() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    // A terminal of its own for stdout and stderr alike.
+    let on_a_terminal = |command: &str, environment: &[(&str, &str)]| {
+        let output = Command::new("script")
+            .args(["--quiet", "--return", "--command"])
+            .arg(format!("{} {command}", env!("CARGO_BIN_EXE_txstream")))
+            .arg("/dev/null")
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .envs(environment.iter().copied())
+            .current_dir(directory.path())
+            .stdin(Stdio::null())
+            .output()
+            .expect("run script");
+        (output.status.code(), text(&output.stdout))
+    };
+    for (command, code) in [("config", 0), ("--help", 0), ("config --db-port=x", 64), ("rely", 64)] {
+        for (environment, coloured) in [
+            (&[("TERM", "xterm")][..], true),
+            // Empty means nothing, as https://no-color.org has it.
+            (&[("TERM", "xterm"), ("NO_COLOR", "")], true),
+            (&[("TERM", "xterm"), ("NO_COLOR", "1")], false),
+        ] {
+            let (ended, said) = on_a_terminal(command, environment);
+            assert_eq!(ended, Some(code), "{command}: {said}");
+            assert_eq!(said.contains('\u{1b}'), coloured, "{command} with {environment:?}: {said}");
+        }
+        let arguments: Vec<&str> = command.split(' ').collect();
+        let output = txstream(directory.path(), &arguments, &[("TERM", "xterm")]);
+        assert!(!text(&output.stdout).contains('\u{1b}') && !text(&output.stderr).contains('\u{1b}'));
+    }
+}
+
+#[test]
 fn all_configuration_errors_are_told_at_once() {
     let directory = tempfile::tempdir().expect("temporary directory");
     std::fs::write(directory.path().join(".env"), "SERVER_PORT=0\n").expect("write .env");
