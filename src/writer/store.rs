@@ -19,9 +19,9 @@ use uuid::Uuid;
 
 use super::events::NewEvents;
 use super::orders::{NewOrder, Page};
+use super::outbox_table::TraceHome;
 use super::session::{Connector, LOGINS_MAX, NoOrders, OrderStatements, Session};
 use super::settings::Settings;
-use super::tables::TraceHome;
 use crate::outbox::{self, TraceContext};
 use crate::postgres::ConnInfo;
 use crate::postgres::error::report;
