@@ -1,10 +1,15 @@
 //! Listening on every address of a host: `localhost` may be an IPv4 and an IPv6 address, and a client
-//! may try either.
+//! may try either. And what every HTTP server does with a connection.
 
+use std::error::Error;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::time::Duration;
 
+use hyper::body::{Body, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::HttpService;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -98,4 +103,39 @@ pub(crate) fn accept(
 /// Waits for the order to stop; one who can give no order any more gives it too.
 pub(crate) async fn told(stopped: &mut watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stop| *stop).await;
+}
+
+/// Serves HTTP on a connection of `whose` server until it ends, needs longer than `head` for the head of a
+/// request (an idle one does), or is told to stop; what is being asked then is still answered.
+pub(crate) async fn serve<S, B>(
+    socket: TcpStream,
+    service: S,
+    head: Duration,
+    mut stopped: watch::Receiver<bool>,
+    whose: &'static str,
+) where
+    S: HttpService<Incoming, ResBody = B>,
+    S::Error: Into<Box<dyn Error + Send + Sync>>,
+    B: Body + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    // Answers are written at once; waiting for more would only delay them.
+    let _ = socket.set_nodelay(true);
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(head)
+        // A client that has said everything may still want to hear the answer.
+        .half_close(true)
+        .serve_connection(TokioIo::new(socket), service);
+    tokio::pin!(serving);
+    let outcome = tokio::select! {
+        outcome = &mut serving => outcome,
+        () = told(&mut stopped) => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "a connection of {whose} ended early");
+    }
 }

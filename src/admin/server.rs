@@ -11,9 +11,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
@@ -22,6 +20,9 @@ use super::listen::{self, ListenError};
 use super::routes::{self, App};
 use super::{LevelSetter, Settings, Subject};
 use crate::metrics::Registry;
+
+/// What its lines in the log call it.
+const WHOSE: &str = "the admin server";
 
 /// The admin server cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -154,7 +155,7 @@ async fn serve(
     app: Arc<App>,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let (acceptors, mut incoming) = listen::accept(listeners, "the admin server");
+    let (acceptors, mut incoming) = listen::accept(listeners, WHOSE);
     let mut connections = JoinSet::new();
     let mut by_age: VecDeque<AbortHandle> = VecDeque::new();
     loop {
@@ -179,24 +180,10 @@ async fn serve(
 }
 
 /// Serves one connection until it ends, is idle for too long, or the server stops.
-async fn connection(socket: TcpStream, limits: Limits, app: Arc<App>, mut stopped: watch::Receiver<bool>) {
+async fn connection(socket: TcpStream, limits: Limits, app: Arc<App>, stopped: watch::Receiver<bool>) {
     let service = service_fn(move |request| {
         let app = Arc::clone(&app);
         async move { Ok::<_, std::convert::Infallible>(app.answer(request, limits.request).await) }
     });
-    let serving = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header)
-        .serve_connection(TokioIo::new(socket), service);
-    tokio::pin!(serving);
-    let outcome = tokio::select! {
-        outcome = &mut serving => outcome,
-        () = listen::told(&mut stopped) => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
-        }
-    };
-    if let Err(error) = outcome {
-        tracing::debug!(%error, "a connection of the admin server ended early");
-    }
+    listen::serve(socket, service, limits.header, stopped, WHOSE).await;
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::admin_client::{self, Refused};
 use super::output::{self, Format};
-use super::{Failure, OutputArgs};
+use super::{Failure, OutputArgs, WaitArgs};
 use crate::config::Config;
 
 /// Show, open or close the circuit breaker of a running relay
@@ -15,6 +15,8 @@ pub(super) struct BreakerArgs {
     /// The relay's admin server; by default on METRICS_HOST, at METRICS_PORT
     #[arg(long, global = true, value_name = "URL")]
     admin_url: Option<String>,
+    #[command(flatten)]
+    wait: WaitArgs,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -40,13 +42,23 @@ struct Standing {
 }
 
 pub(super) async fn run(args: &BreakerArgs, config: &Config) -> Result<(), Failure> {
-    let url = args.admin_url.clone().map_or_else(|| default_url(config), Ok)?;
-    let failed = |refused: Refused| failure(&refused);
+    let url =
+        args.admin_url.clone().or_else(|| admin_client::default_url(&config.admin)).ok_or_else(|| {
+            Failure::halted(
+                "METRICS_ENABLED is false, so there is no admin server to ask",
+                "name the relay's with --admin-url http://HOST:PORT, or enable it",
+            )
+        })?;
+    let wait = args.wait.wait;
+    let order = async |path: &str| {
+        let token = config.admin.admin_token.as_ref();
+        let post = async || admin_client::post(&url, path, token).await;
+        admin_client::waiting(wait, post).await.map_err(failure)
+    };
     match &args.action {
         Action::Status { output } => {
-            let status = admin_client::get_json(&url, "/status").await.map_err(|what| {
-                Failure::halted(what, "check that the relay runs, and --admin-url or METRICS_PORT")
-            })?;
+            let ask = async || admin_client::get_json(&url, "/status").await;
+            let status = admin_client::waiting(wait, ask).await.map_err(failure)?;
             let standing = standing(&status).ok_or_else(|| {
                 Failure::halted(
                     format!("{url}/status has no breaker"),
@@ -59,52 +71,31 @@ pub(super) async fn run(args: &BreakerArgs, config: &Config) -> Result<(), Failu
             }
         }
         Action::Open => {
-            admin_client::post(&url, "/breaker/open", config.admin.admin_token.as_ref())
-                .await
-                .map_err(failed)?;
+            order("/breaker/open").await?;
             output::print(&"the breaker is open: nothing is handed to Kafka until txstream breaker close")
         }
         Action::Close => {
-            admin_client::post(&url, "/breaker/close", config.admin.admin_token.as_ref())
-                .await
-                .map_err(failed)?;
+            order("/breaker/close").await?;
             output::print(&"the breaker is closed: records flow")
         }
     }
 }
 
-/// Where the settings say that a relay on this host listens.
-fn default_url(config: &Config) -> Result<String, Failure> {
-    if !config.admin.enabled {
-        return Err(Failure::halted(
-            "METRICS_ENABLED is false, so there is no admin server to ask",
-            "name the relay's with --admin-url http://HOST:PORT, or enable it",
-        ));
-    }
-    let host = match config.admin.host.as_str() {
-        // What listens everywhere is reached on this host.
-        "0.0.0.0" | "" => "127.0.0.1",
-        "::" | "[::]" => "::1",
-        host => host,
-    };
-    let host =
-        if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() };
-    Ok(format!("http://{host}:{}", config.admin.port))
-}
-
-fn failure(refused: &Refused) -> Failure {
-    let remedy = match refused.status {
-        Some(401) => {
+fn failure(refused: Refused) -> Failure {
+    let remedy = match &refused {
+        Refused::Absent(_) => "check that the relay runs, and --admin-url or METRICS_HOST and METRICS_PORT",
+        Refused::Answered { status: 401, .. } => {
             "give this command the token of the relay: METRICS_ADMIN_TOKEN or METRICS_ADMIN_TOKEN_FILE"
         }
-        Some(403) => {
+        Refused::Answered { status: 403, .. } => {
             "start the relay with METRICS_ADMIN_TOKEN (or METRICS_ADMIN_TOKEN_FILE), and give this command the same"
         }
-        Some(409) => "look at txstream breaker status; the relay must be streaming",
-        Some(_) => "point --admin-url to the admin server of a relay",
-        None => "check that the relay runs, and --admin-url or METRICS_HOST and METRICS_PORT",
+        Refused::Answered { status: 409, .. } => {
+            "look at txstream breaker status; the relay must be streaming"
+        }
+        Refused::Answered { .. } | Refused::Other(_) => "point --admin-url to the admin server of a relay",
     };
-    Failure::halted(refused.what.clone(), remedy)
+    Failure::halted(refused.what(), remedy)
 }
 
 fn standing(status: &serde_json::Value) -> Option<Standing> {

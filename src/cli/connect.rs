@@ -10,7 +10,7 @@ use crate::postgres::error::Class;
 use crate::postgres::{ConnInfo, sql};
 
 /// Often enough not to be noticed, seldom enough not to disturb a server that starts.
-const RETRY: Duration = Duration::from_millis(250);
+pub(super) const RETRY: Duration = Duration::from_millis(250);
 
 /// Connects to Postgres, waiting up to `wait` for a server that is not there yet.
 ///

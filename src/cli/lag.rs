@@ -7,10 +7,11 @@ use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_postgres::Client;
 
+use super::admin_client::{self, Refused};
 use super::connect;
 use super::output::{self, Format};
 use super::slot_words::{bytes, held_back, seconds, standing};
-use super::{Failure, OutputArgs, WaitArgs, admin_client};
+use super::{Failure, OutputArgs, WaitArgs};
 use crate::config::{Config, units};
 use crate::postgres::slot::SlotView;
 
@@ -23,8 +24,8 @@ pub(super) struct LagArgs {
     /// Time between two looks with --follow
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = units::duration)]
     interval: Duration,
-    /// The relay's admin server, for the age of the oldest unconfirmed record; by default on this
-    /// host, at METRICS_PORT
+    /// The relay's admin server, for the age of the oldest unconfirmed record; by default on METRICS_HOST,
+    /// at METRICS_PORT
     #[arg(long, value_name = "URL")]
     admin_url: Option<String>,
     #[command(flatten)]
@@ -98,10 +99,10 @@ async fn look(client: &Client, args: &LagArgs, config: &Config) -> Result<Lag, F
 
 /// The relay knows the age of its records; the server only that of its walsender's last flush.
 async fn age(slot: &SlotView, args: &LagArgs, config: &Config) -> Result<(f64, &'static str), String> {
-    let asked = match (&args.admin_url, config.admin.enabled) {
-        (Some(url), _) => age_from_relay(url, slot).await,
-        (None, true) => age_from_relay(&format!("http://127.0.0.1:{}", config.admin.port), slot).await,
-        (None, false) => Err("METRICS_ENABLED is false and there is no --admin-url".to_owned()),
+    let url = args.admin_url.clone().or_else(|| admin_client::default_url(&config.admin));
+    let asked = match url {
+        Some(url) => age_from_relay(&url, slot).await,
+        None => Err("METRICS_ENABLED is false and there is no --admin-url".to_owned()),
     };
     let reason = match asked {
         Ok(age) => return Ok((age, "relay")),
@@ -118,7 +119,7 @@ async fn age(slot: &SlotView, args: &LagArgs, config: &Config) -> Result<(f64, &
 }
 
 async fn age_from_relay(url: &str, slot: &SlotView) -> Result<f64, String> {
-    let status = admin_client::get_json(url, "/status").await?;
+    let status = admin_client::get_json(url, "/status").await.map_err(Refused::what)?;
     // On this host may run the relay of another slot.
     let other = status.get("slot").and_then(|name| name.as_str()).filter(|name| *name != slot.slot_name);
     if let Some(other) = other {

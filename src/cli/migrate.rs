@@ -25,7 +25,7 @@ pub(super) struct MigrateArgs {
 enum Action {
     /// Create what is missing: tables, then the publication
     Up,
-    /// Remove everything that `up` created, and the slot
+    /// Remove everything that `up` created, and the slots that use it
     Down {
         #[command(flatten)]
         confirm: ConfirmArgs,
@@ -119,22 +119,22 @@ fn print_status(items: &[migrate::Item]) -> Result<(), Failure> {
     output::print(&table)
 }
 
-/// The slot first, then the publication, then the tables: the reverse of how they came.
+/// The slots first, then the publication, then the tables: the reverse of how they came.
 async fn down(
     config: &Config,
     mut client: tokio_postgres::Client,
     confirm: ConfirmArgs,
     wait: WaitArgs,
 ) -> Result<(), Failure> {
-    let name = &config.relay.slot;
     let remains = migrate::remains(&client).await.map_err(failure)?;
     let replication = connect::postgres(&config.replication, "migrate", wait.wait).await?;
-    let slot = our_slot(&replication, name).await?;
-    let losses = losses(&remains, slot.as_ref());
+    let slots = our_slots(&replication, &config.relay.slot).await?;
+    let losses = losses(&remains, &slots);
     if !losses.is_empty() {
         output::confirm(&format!("this destroys for good: {}; go on?", losses.join("; ")), confirm)?;
     }
-    if slot.is_some_and(|(_, known)| known) {
+    for (slot, _) in slots.iter().filter(|(_, known)| *known) {
+        let name = &slot.slot_name;
         slot_life::drop(&replication, name).await.map_err(super::slot::failure)?;
         output::print(&format!("dropped slot {name}"))?;
     }
@@ -153,6 +153,18 @@ async fn down(
         }
     }
     if fates.is_empty() { output::print(&"nothing to undo") } else { Ok(()) }
+}
+
+/// The slot that the settings name, and every other one that the checkpoint knows: no relay could stream from
+/// those any more, and they would keep WAL for ever. Each is one that can be dropped, or known to nobody.
+async fn our_slots(client: &tokio_postgres::Client, named: &str) -> Result<Vec<(SlotView, bool)>, Failure> {
+    let others = slot_life::known(client).await.map_err(super::slot::failure)?;
+    let others = others.iter().map(String::as_str).filter(|name| *name != named);
+    let mut slots = Vec::new();
+    for name in std::iter::once(named).chain(others) {
+        slots.extend(our_slot(client, name).await?);
+    }
+    Ok(slots)
 }
 
 /// The slot, if it is one of this database's, and whether the checkpoint knows it. One that was made
@@ -176,7 +188,7 @@ async fn our_slot(client: &tokio_postgres::Client, name: &str) -> Result<Option<
     Ok(Some((slot, known)))
 }
 
-fn losses(remains: &Remains, slot: Option<&(SlotView, bool)>) -> Vec<String> {
+fn losses(remains: &Remains, slots: &[(SlotView, bool)]) -> Vec<String> {
     let mut losses: Vec<String> = remains
         .rows
         .iter()
@@ -185,15 +197,14 @@ fn losses(remains: &Remains, slot: Option<&(SlotView, bool)>) -> Vec<String> {
     if remains.parked > 0 {
         losses.push(counted(remains.parked, "parked record", "parked records"));
     }
-    match slot {
-        Some((slot, true)) => losses.push(format!("slot {}", slot.slot_name)),
-        // Nothing of the slot is lost, but it keeps WAL, and cannot decode without its publication.
-        Some((slot, false)) => losses.push(format!(
-            "the use of slot {}, which was made by hand and stays: txstream slot drop",
-            slot.slot_name
-        )),
-        None => {}
-    }
+    losses.extend(slots.iter().map(|(SlotView { slot_name, .. }, known)| {
+        if *known {
+            format!("slot {slot_name}")
+        } else {
+            // Nothing of it is lost, but it keeps WAL, and cannot decode without its publication.
+            format!("the use of slot {slot_name}, which was made by hand and stays: txstream slot drop")
+        }
+    }));
     losses
 }
 

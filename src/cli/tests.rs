@@ -89,6 +89,35 @@ fn bad_usage_is_64() {
 }
 
 #[test]
+fn every_one_shot_command_that_asks_a_server_takes_a_time_to_wait_for_it() {
+    for command in [
+        "migrate up",
+        "migrate down",
+        "migrate status",
+        "slot create",
+        "slot status",
+        "slot reset",
+        "slot advance 0/1",
+        "slot adopt",
+        "slot drop",
+        "outbox prune --older-than 7d",
+        "dead-letter list",
+        "dead-letter show --all",
+        "dead-letter replay --all",
+        "dead-letter discard --all",
+        "lag",
+        "doctor",
+        "verify",
+        "breaker status",
+        "breaker open",
+        "breaker close",
+    ] {
+        let arguments = format!("txstream {command} --wait 30s");
+        assert!(matches!(parse(arguments.split(' ')), Ok(Parsed::Work(_))), "{arguments}");
+    }
+}
+
+#[test]
 fn exit_codes_are_those_of_the_contract() {
     for (failure, code) in [
         (Failure::Usage(vec!["a".into(), "b".into()]), 64),

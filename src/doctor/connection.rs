@@ -35,9 +35,16 @@ pub(super) async fn connect(subject: &Subject) -> (Option<SqlConn>, Vec<Finding>
 
 async fn open(info: &ConnInfo, wait: Duration) -> Result<SqlConn, PgError> {
     let deadline = Instant::now() + wait;
+    let mut said = false;
     loop {
         match sql::connect(info, "txstream doctor").await {
-            Err(error) if error.class() == Class::Retry && Instant::now() < deadline => sleep(RETRY).await,
+            Err(error) if error.class() == Class::Retry && Instant::now() < deadline => {
+                if !said {
+                    tracing::info!(error = %error.report(), wait = ?wait, "waiting for Postgres");
+                    said = true;
+                }
+                sleep(RETRY).await;
+            }
             done => return done,
         }
     }
@@ -80,7 +87,7 @@ async fn whereabouts(client: &SqlConn) -> Result<Whereabouts, PgError> {
 /// Rows written to one database never come out of another's slot.
 async fn compare(subject: &Subject, client: &SqlConn) -> Finding {
     let there = async {
-        let database = open(&subject.database, Duration::ZERO).await?;
+        let database = open(&subject.database, subject.wait).await?;
         Ok::<_, PgError>((whereabouts(&database).await?, whereabouts(client).await?))
     };
     match there.await {

@@ -131,10 +131,12 @@ async fn begin(client: &mut Client) -> Result<Transaction<'_>, MigrateError> {
     const DOING: &str = "begin a migration";
     let failed = |error| MigrateError::sql("", DOING, error);
     let step = client.transaction().await.map_err(failed)?;
-    // The names in our SQL are qualified; an odd search_path must not change the rest.
+    // Whatever server, database or role set: a commit that `off` could lose would have to be done again, and
+    // none of ours waits for a synchronous standby. The names in our SQL are qualified; an odd search_path
+    // must not change the rest.
     step.batch_execute(&format!(
         "select pg_catalog.pg_advisory_xact_lock({LOCK}); set local lock_timeout = '{LOCK_TIMEOUT}'; \
-         set local search_path = pg_catalog, public; set local client_min_messages = error;"
+         set local synchronous_commit = local; set local search_path = pg_catalog, public; set local client_min_messages = error;"
     ))
     .await
     .map_err(failed)?;

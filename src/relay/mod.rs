@@ -42,7 +42,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, interval, sleep, timeout};
 
 pub use board::Board;
 pub use halt::Halt;
@@ -69,6 +69,9 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// A session that lived this long was well: what ended it is news, and tried again at once.
 const LONG_SESSION: Duration = Duration::from_secs(5);
+
+/// How often the loop makes a turn while a session is prepared.
+const TURN_EVERY: Duration = Duration::from_secs(1);
 
 /// Longest wait for the last status to be written at the end of a session.
 const LAST_STATUS: Duration = Duration::from_secs(1);
@@ -155,7 +158,7 @@ pub async fn run(
         let prepared = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => return Ok(Stopped { unconfirmed: 0 }),
-            prepared = prepare::prepare(relay, &mut known) => prepared,
+            prepared = turning(&relay.board, prepare::prepare(relay, &mut known)) => prepared,
         };
         let wait = match prepared {
             Ok(prepared) => {
@@ -209,6 +212,19 @@ pub async fn run(
             biased;
             _ = stop.wait_for(|stop| *stop) => return Ok(Stopped { unconfirmed: 0 }),
             () = sleep(wait) => {}
+        }
+    }
+}
+
+/// Does `work`, and makes turns of the loop meanwhile: a server that is slow to answer is no loop that is stuck.
+async fn turning<T>(board: &Board, work: impl Future<Output = T>) -> T {
+    let mut turns = interval(TURN_EVERY);
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            _ = turns.tick() => board.turn(),
         }
     }
 }

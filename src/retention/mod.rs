@@ -320,12 +320,12 @@ async fn prune_table(
 
 /// Makes the session one that waits for nobody long, and that sees every row.
 ///
-/// A deletion lost in a crash is done again by the next run, so that no commit waits for the disk or a
-/// standby. With row security on, hidden rows would pass for confirmed. A snapshot must be as new as its
+/// No commit waits for a synchronous standby: a deletion that a failover loses is done again by the next
+/// run. With row security on, hidden rows would pass for confirmed. A snapshot must be as new as its
 /// statement: rows are checked after a lock was taken.
 async fn settle(client: &Client) -> Result<(), PruneError> {
     let sql = format!(
-        "set lock_timeout = {}; set statement_timeout = 0; set synchronous_commit = off; set row_security = off; \
+        "set lock_timeout = {}; set statement_timeout = 0; set synchronous_commit = local; set row_security = off; \
          set default_transaction_isolation = 'read committed'; set timezone = 'UTC'",
         LOCK_TIMEOUT.as_millis()
     );

@@ -122,7 +122,9 @@ pub async fn verify(
     }
     let stand = confirmed(replication, verify.slot, &snapshot, verify.deadline).await?;
     let passes = passes(&snapshot, &tables, verify.rows_per_pass).await?;
-    let reader = Arc::new(Reader::new(verify.kafka, &reading(verify.group), PATIENCE)?);
+    // Brokers that are not there yet are waited for like the slot.
+    let patience = PATIENCE.max(verify.deadline.saturating_duration_since(Instant::now()));
+    let reader = Arc::new(Reader::new(verify.kafka, &reading(verify.group), patience)?);
     let mut comparison = Comparison {
         verify,
         describer: Describer::new(verify.kafka)?,

@@ -8,11 +8,14 @@
 
 mod answer;
 mod body;
+mod column;
 mod events;
 mod fields;
 mod health;
 mod number;
+mod order_table;
 mod orders;
+mod outbox_table;
 mod routes;
 mod server;
 mod service;
@@ -20,7 +23,6 @@ mod session;
 mod settings;
 mod store;
 mod subject;
-mod tables;
 #[cfg(test)]
 mod tests;
 

@@ -7,9 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
@@ -23,6 +21,9 @@ const CONNECTIONS_MAX: usize = 10_000;
 
 /// Files for everything but clients and the pool: the listeners, the admin server and its clients, logs.
 const OTHER_FILES: usize = 128;
+
+/// What lines in the log call it.
+const WHOSE: &str = "the writer";
 
 /// A client's connection.
 struct Connection {
@@ -55,7 +56,7 @@ pub(super) async fn serve(
     grace: Duration,
 ) -> usize {
     let most = most_connections(writer.settings.max_open_conns);
-    let (acceptors, mut incoming) = listen::accept(listeners, "the writer");
+    let (acceptors, mut incoming) = listen::accept(listeners, WHOSE);
     let mut tasks = JoinSet::new();
     let mut connections: Vec<Connection> = Vec::new();
     loop {
@@ -98,10 +99,8 @@ async fn connection(
     socket: TcpStream,
     writer: Arc<Writer>,
     busy: Arc<AtomicUsize>,
-    mut stopped: watch::Receiver<bool>,
+    stopped: watch::Receiver<bool>,
 ) {
-    // Answers are written at once; waiting for more would only delay them.
-    let _ = socket.set_nodelay(true);
     let timeout = writer.settings.timeout;
     let service = service_fn(move |request| {
         busy.fetch_add(1, Ordering::Relaxed);
@@ -112,21 +111,5 @@ async fn connection(
             answer
         }
     });
-    let serving = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(timeout)
-        // A client that has said everything may still want to hear the answer.
-        .half_close(true)
-        .serve_connection(TokioIo::new(socket), service);
-    tokio::pin!(serving);
-    let outcome = tokio::select! {
-        outcome = &mut serving => outcome,
-        () = listen::told(&mut stopped) => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
-        }
-    };
-    if let Err(error) = outcome {
-        tracing::debug!(%error, "a client's connection ended early");
-    }
+    listen::serve(socket, service, timeout, stopped, WHOSE).await;
 }

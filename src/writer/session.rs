@@ -9,7 +9,9 @@ use tokio::sync::Semaphore;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Statement};
 
-use super::tables::{self, Column, OutboxTable, TraceHome};
+use super::column::Column;
+use super::order_table;
+use super::outbox_table::{OutboxTable, TraceHome};
 use crate::outbox::{Preset, TableName};
 use crate::postgres::error::Class;
 use crate::postgres::sql::{self, SqlConn};
@@ -141,7 +143,7 @@ impl Connector {
                 remedy: "set OUTBOX_TABLE and OUTBOX_PRESET to a table that fits; the first one is written"
                     .to_owned(),
             })?;
-        let orders = match tables::foreign(&orders, number_is_unique) {
+        let orders = match order_table::foreign(&orders, number_is_unique) {
             _ if orders.is_empty() => Err(NoOrders::Missing),
             Some(why) => Err(NoOrders::Foreign(why)),
             None => Ok(()),
@@ -219,10 +221,10 @@ async fn prepare(
             return Ok(Err(why));
         }
         let (create, list, by_id, by_number) = tokio::try_join!(
-            prepared(outbox.create_order(), &order),
-            prepared(tables::list_orders(), &[Type::INT8, Type::INT8]),
-            prepared(tables::order_by_id(), &[Type::UUID]),
-            prepared(tables::order_by_number(), &[Type::TEXT]),
+            prepared(order_table::create(outbox), &order),
+            prepared(order_table::list(), &[Type::INT8, Type::INT8]),
+            prepared(order_table::by_id(), &[Type::UUID]),
+            prepared(order_table::by_number(), &[Type::TEXT]),
         )?;
         Ok(Ok(OrderStatements { create, list, by_id, by_number }))
     };

@@ -19,9 +19,9 @@ use uuid::Uuid;
 
 use super::events::NewEvents;
 use super::orders::{NewOrder, Page};
+use super::outbox_table::TraceHome;
 use super::session::{Connector, LOGINS_MAX, NoOrders, OrderStatements, Session};
 use super::settings::Settings;
-use super::tables::TraceHome;
 use crate::outbox::{self, TraceContext};
 use crate::postgres::ConnInfo;
 use crate::postgres::error::report;
@@ -315,7 +315,8 @@ fn headers(session: &Session, trace: Option<&TraceContext>, own: Option<&str>) -
     Some(format!("{{{}}}", members.join(",")))
 }
 
-/// Runs one statement in a transaction of its own.
+/// Runs one statement in a transaction of its own. How durable its commit is, is for the database to say
+/// (`synchronous_commit`): these are the application's data, and the answer means as much as its own commits.
 async fn transaction(
     session: &Session,
     statement: &Statement,

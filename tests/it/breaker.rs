@@ -2,6 +2,7 @@
 
 use crate::support::port::free_port;
 use crate::support::relay::{Output, Relay};
+use crate::support::wait::SOON;
 use crate::support::{Outbox, published, run_cli};
 
 pub(crate) const TOKEN: &str = "open-sesame";
@@ -65,4 +66,23 @@ async fn without_a_relay_the_breaker_says_that_nobody_answers_and_what_to_do() {
         assert!(said.stderr.contains("onnection refused"), "{}", said.stderr);
         assert!(said.stderr.contains("what to do: check that the relay runs"), "{}", said.stderr);
     }
+}
+
+#[tokio::test]
+async fn a_relay_that_is_not_there_yet_is_waited_for_as_long_as_asked() {
+    let outbox = Outbox::with_slot().await;
+    let port = free_port().await.to_string();
+    let env = [("METRICS_PORT", port.as_str()), ("METRICS_ADMIN_TOKEN", TOKEN)];
+    let waiting = Relay::spawn(&["breaker", "status", "--wait", "60s"], &env).await;
+    waiting.wait_for_log("it waits", SOON, |line| line.contains("waiting for the relay")).await;
+    let _relay = outbox.relay(&[], &env).await;
+    let exit = waiting.wait_exit(SOON).await;
+    assert_eq!(exit.status.code(), Some(0), "{}", exit.stderr);
+
+    let url = format!("http://127.0.0.1:{}", free_port().await);
+    let begin = tokio::time::Instant::now();
+    let said = run_cli(&["breaker", "--admin-url", &url, "close", "--wait", "1s"], &[]).await;
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    assert!(begin.elapsed() >= std::time::Duration::from_secs(1), "it gave up before the time was over");
+    assert!(said.stderr.contains("what to do: check that the relay runs"), "{}", said.stderr);
 }

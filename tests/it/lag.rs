@@ -6,9 +6,10 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::support::port::free_port;
 use crate::support::relay::binary;
 use crate::support::wait::SOON;
-use crate::support::{Outbox, eventually};
+use crate::support::{Outbox, eventually, http, run_cli};
 
 #[tokio::test]
 async fn an_idle_relay_has_nothing_unconfirmed() {
@@ -43,7 +44,7 @@ async fn an_idle_relay_has_nothing_unconfirmed() {
 async fn without_a_relay_the_seconds_are_unknown_and_the_reason_is_said() {
     let outbox = Outbox::with_slot().await;
     outbox.insert("lag", "1", "{}").await;
-    let nobody = format!("http://127.0.0.1:{}", crate::support::port::free_port().await);
+    let nobody = format!("http://127.0.0.1:{}", free_port().await);
     let said = outbox.done(&["lag", "--output", "json", "--admin-url", &nobody]).await;
     let lag: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
     assert!(lag["oldest_unconfirmed_age_seconds"].is_null(), "{lag}");
@@ -67,6 +68,28 @@ async fn the_relay_of_another_slot_is_not_believed() {
     assert!(lag["oldest_unconfirmed_age_seconds"].is_null(), "{lag}");
     let reason = lag["oldest_unconfirmed_age_reason"].as_str().unwrap();
     assert!(reason.contains(&format!("has slot {}", other.slot())), "{reason}");
+}
+
+#[tokio::test]
+async fn a_relay_that_listens_on_one_address_is_asked_there() {
+    let outbox = Outbox::with_slot().await;
+    // Loopback like 127.0.0.1, and yet another address.
+    let (host, port) = ("127.0.0.2", free_port().await);
+    let text = port.to_string();
+    let env = [("METRICS_HOST", host), ("METRICS_PORT", text.as_str())];
+    let _relay = outbox.relay(&[], &env).await;
+    let address = (host.parse::<std::net::IpAddr>().unwrap(), port).into();
+    eventually(SOON, "the relay is ready", async || {
+        http::get(address, "/readyz").await.ok().filter(|answer| answer.status == 200)
+    })
+    .await;
+    let url = outbox.database.url();
+    let env = [&[("DATABASE_URL", url.as_str()), ("REPLICATION_SLOT", outbox.slot())], &env[..]].concat();
+    let said = run_cli(&["lag", "--output", "json"], &env).await;
+    let lag: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(lag["oldest_unconfirmed_age_source"], "relay", "{lag}");
+    let said = run_cli(&["breaker", "status"], &env).await;
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
 }
 
 #[tokio::test]

@@ -14,6 +14,8 @@ mod breaker;
 mod checks;
 /// What a shell sees of the binary.
 mod cli;
+/// How durable our own writes are.
+mod commits;
 /// The Grafana dashboard.
 mod dashboard;
 mod dashboard_picture;
@@ -39,6 +41,8 @@ mod locked;
 mod logs;
 /// `migrate`: what is made, what is adopted, and that nothing else is ever dropped.
 mod migrate;
+/// What `migrate down` destroys, it names before.
+mod migrate_down;
 /// What the relay says of itself.
 mod observing;
 /// A real Prometheus and what it finds.

@@ -1,7 +1,6 @@
 use txstream::migrate::{self, Done, Fate, Kind, MigrateError, Settings, State};
 use txstream::outbox::{self, Preset, TableName};
 
-use crate::slot::txstream;
 use crate::support::{Database, Postgres, unique};
 
 fn table(name: &str) -> TableName {
@@ -31,7 +30,7 @@ fn settings(outbox: &outbox::Settings) -> Settings<'_> {
 }
 
 /// Tables, functions and publications that are not the system's.
-async fn objects(database: &Database) -> Vec<String> {
+pub(crate) async fn objects(database: &Database) -> Vec<String> {
     let rows = database
         .query(
             "select oid::regclass::text from pg_class where relkind in ('r', 'p', 'v', 'S')
@@ -44,7 +43,7 @@ async fn objects(database: &Database) -> Vec<String> {
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-async fn shared() -> Database {
+pub(crate) async fn shared() -> Database {
     Postgres::shared().await.database().await
 }
 
@@ -300,50 +299,6 @@ async fn a_role_without_rights_is_told_what_it_may_not_do() {
     assert!(error.to_string().contains(&format!("role {role} may not create table")), "{error}");
     database.exec(&format!("drop role {role}")).await;
 }
-
-#[tokio::test]
-async fn down_asks_while_rows_parked_records_or_the_slot_exist() {
-    let database = shared().await;
-    assert_eq!(txstream(&database, &["migrate", "up"]).await.code, Some(0));
-    assert_eq!(txstream(&database, &["migrate", "down"]).await.code, Some(0), "there is nothing to lose");
-    for (sql, word) in [
-        (
-            "insert into outbox (aggregatetype, aggregateid, type) values ('a', 'b', 'c')",
-            "1 row of public.outbox",
-        ),
-        (
-            "insert into txstream_dead_letter (slot, table_name, row_id, commit_lsn, ordinal, topic, key, reason, error)
-                 values ('s', 't', '1', '0/1', 0, 't', '', 'r', 'e')",
-            "1 parked record",
-        ),
-    ] {
-        txstream(&database, &["migrate", "up"]).await;
-        database.exec(sql).await;
-        let said = txstream(&database, &["migrate", "down"]).await;
-        assert_eq!(said.code, Some(1), "{said:?}");
-        assert!(said.stderr.contains(word) && said.stderr.contains("--yes"), "{said:?}");
-        assert_eq!(txstream(&database, &["migrate", "down", "--yes"]).await.code, Some(0));
-    }
-    txstream(&database, &["migrate", "up"]).await;
-    assert_eq!(txstream(&database, &["slot", "create"]).await.code, Some(0));
-    let said = txstream(&database, &["migrate", "down"]).await;
-    assert!(said.code == Some(1) && said.stderr.contains("slot"), "{said:?}");
-    assert_eq!(txstream(&database, &["migrate", "down", "--yes"]).await.code, Some(0));
-    assert_eq!(objects(&database).await, [""; 0]);
-    assert_eq!(database.value::<i64>(SLOTS).await, 0, "the slot went first");
-
-    // A slot of which the checkpoint knows nothing is not ours to drop.
-    txstream(&database, &["migrate", "up"]).await;
-    database
-        .exec(&format!("select pg_create_logical_replication_slot('{}', 'pgoutput')", database.name()))
-        .await;
-    let said = txstream(&database, &["migrate", "down"]).await;
-    assert!(said.code == Some(1) && said.stderr.contains("made by hand"), "{said:?}");
-    assert_eq!(txstream(&database, &["migrate", "down", "--yes"]).await.code, Some(0));
-    assert_eq!(database.value::<i64>(SLOTS).await, 1);
-}
-
-const SLOTS: &str = "select count(*) from pg_replication_slots where database = current_database()";
 
 /// Runs a file of `sql/`; names are variables of psql.
 fn psql(database: &Database, user: &str, file: &str, variables: &[(&str, &str)]) -> String {

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::support::http;
 use crate::support::port::free_port;
 use crate::support::wait::SOON;
-use crate::support::{Outbox, Postgres, Proxy, Shutdown, published, run_cli, unique};
+use crate::support::{Direction, Outbox, Postgres, Proxy, Shutdown, eventually, published, run_cli, unique};
 
 const CREATE: &[&str] = &["--create-slot"];
 
@@ -322,11 +322,27 @@ async fn an_absent_postgres_is_mentioned_every_ten_seconds() {
     let url = outbox.database.url_through(port.parse().unwrap());
     let relay = outbox.relay(&[], &[("DATABASE_URL", &url)]).await;
     let lines = || relay.log().iter().filter(|line| line.contains("not streaming")).count();
-    crate::support::eventually(Duration::from_secs(15), "it says so again", async || {
-        (lines() >= 2).then_some(())
+    eventually(Duration::from_secs(15), "it says so again", async || (lines() >= 2).then_some(())).await;
+    assert!(lines() <= 3, "not at every try: {:?}", relay.log());
+}
+
+#[tokio::test]
+async fn a_postgres_that_is_slow_to_answer_makes_no_relay_that_is_stuck() {
+    let outbox = Outbox::with_slot().await;
+    let proxy = Proxy::to(Postgres::shared().await.port()).await;
+    proxy.stall(Direction::Both);
+    let url = format!("{}?connect_timeout=120", outbox.database.url_through(proxy.port()));
+    let mut relay = outbox.relay(&[], &[("DATABASE_URL", &url)]).await;
+    // One that is stuck for 30 s is not live, and would be restarted by whoever asks.
+    eventually(Duration::from_secs(60), "it has waited for longer than that", async || {
+        let live = http::get(relay.admin(), "/livez").await.ok()?;
+        assert_eq!(live.status, 200, "{}", live.body);
+        (relay.status().await["uptime_seconds"].as_u64()? > 35).then_some(())
     })
     .await;
-    assert!(lines() <= 3, "not at every try: {:?}", relay.log());
+    assert_eq!(relay.get("/readyz").await.status, 503);
+    proxy.resume();
+    relay.wait_ready().await;
 }
 
 #[tokio::test]

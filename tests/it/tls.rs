@@ -1,11 +1,16 @@
 //! `sslmode` against a real server, for SQL and replication connections alike.
 
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
 use txstream::postgres::conninfo::SslMode;
 use txstream::postgres::error::PgError;
 use txstream::postgres::replication::ReplicationConn;
 use txstream::postgres::{ConnInfo, sql};
 
-use crate::support::Postgres;
+use crate::support::wait::SOON;
+use crate::support::{Outbox, Postgres};
 
 /// What both kinds of connections see: whether they are encrypted, or the error, which must be alike.
 async fn both(url: &str) -> Result<bool, PgError> {
@@ -92,4 +97,53 @@ async fn a_certificate_for_another_name_passes_verify_ca_alone() {
     let error = sql::connect(&info, "test").await.err().unwrap();
     assert!(error.report().contains("hostname mismatch"), "{}", error.report());
     assert!(error.hint().unwrap().contains("another name"), "{:?}", error.hint());
+}
+
+/// An address of this machine that is not loopback: the one that packets to elsewhere would leave by. None is
+/// sent.
+fn own_address() -> IpAddr {
+    let towards = |from: &str, to: &str| {
+        let socket = UdpSocket::bind(from).ok()?;
+        socket.connect(to).ok()?;
+        socket.local_addr().ok().map(|local| local.ip()).filter(|ip| !ip.is_loopback())
+    };
+    let found = towards("0.0.0.0:0", "192.0.2.1:9").or_else(|| towards("[::]:0", "[2001:db8::1]:9"));
+    found.expect("this machine has no address but loopback")
+}
+
+/// Forwards from that address to a port of 127.0.0.1.
+async fn forwarded(address: IpAddr, port: u16) -> SocketAddr {
+    let listener = TcpListener::bind((address, 0)).await.unwrap();
+    let here = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut server = TcpStream::connect(("127.0.0.1", port)).await?;
+                copy_bidirectional(&mut client, &mut server).await
+            });
+        }
+    });
+    here
+}
+
+#[tokio::test]
+async fn what_leaves_the_host_unencrypted_is_warned_about_once() {
+    let postgres = Postgres::start_with_tls(Postgres::default_version(), &[]).await;
+    let outbox = Outbox::with_slot_on(&postgres).await;
+    let beyond = forwarded(own_address(), postgres.port()).await;
+    let loopback = SocketAddr::from(([127, 0, 0, 1], postgres.port()));
+    for (server, sslmode, warnings) in
+        [(beyond, "disable", 1), (beyond, "require", 0), (loopback, "disable", 0)]
+    {
+        let url =
+            format!("postgresql://postgres:postgres@{server}/{}?sslmode={sslmode}", outbox.database.name());
+        // Several connections: two for replication and SQL at the least.
+        let relay = outbox.streaming(&[], &[("DATABASE_URL", &url)]).await;
+        relay.sigterm().await;
+        let exit = relay.wait_exit(SOON).await;
+        assert_eq!(exit.status.code(), Some(0), "{}", exit.stderr);
+        let said: Vec<_> = exit.stderr.lines().filter(|line| line.contains("not encrypted")).collect();
+        assert_eq!(said.len(), warnings, "{server} with sslmode={sslmode}: {said:?}");
+        assert!(said.iter().all(|line| line.contains(r#""level":"WARN""#)), "{said:?}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Service, event, order, refused};
+use super::{Service, event, migrated, order, refused};
 use crate::support::wait::SOON;
 use crate::support::{Kafka, Outbox, Postgres, Record, Relay, run_cli, unique};
 
@@ -34,6 +34,24 @@ async fn one_event_or_several_are_stored_and_their_ids_come_back() {
         .value("select concat_ws('|', id, aggregatetype, type, payload, headers) from outbox where aggregateid = '1'")
         .await;
     assert_eq!(first, format!(r#"{ID}|kind|Tested|{{"n": 1}}|{{"n": 1, "tenant": "t"}}"#));
+}
+
+#[tokio::test]
+async fn an_event_is_as_durable_as_the_database_says() {
+    let database = migrated(Postgres::shared().await).await;
+    database
+        .exec(&format!(
+            "alter database {} set synchronous_commit = remote_write;
+             create table noted (level text);
+             create function note() returns trigger language plpgsql as $$ begin
+                 insert into noted values (current_setting('synchronous_commit')); return null; end $$;
+             create trigger note after insert on outbox for each statement execute function note()",
+            database.name()
+        ))
+        .await;
+    let service = Service::start_with(database, &[]).await;
+    assert_eq!(service.post("/api/v1/events", &event("kind", "1", 1).to_string()).await.status, 201);
+    assert_eq!(service.database.value::<String>("select level from noted").await, "remote_write");
 }
 
 #[tokio::test]

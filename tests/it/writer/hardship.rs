@@ -349,3 +349,45 @@ async fn idle_connections_are_closed_down_to_the_bound() {
     assert!(open().await > 1.5);
     eventually(SOON, "one connection is left", async || (open().await < 1.5).then_some(())).await;
 }
+
+#[tokio::test]
+async fn a_connection_is_replaced_when_it_is_as_old_as_it_may_be() {
+    let database = migrated(Postgres::shared().await).await;
+    let env = [("DB_MAX_OPEN_CONNS", "1"), ("DB_CONN_MAX_LIFETIME", "1s")];
+    let service = Service::start_with(database, &env).await;
+    // The pool's only one: the one that writes.
+    service
+        .database
+        .exec(
+            "create table written (pid int, born timestamptz, age interval);
+             create function written() returns trigger language plpgsql as $$ begin
+                 insert into written select pid, backend_start, now() - backend_start
+                   from pg_stat_activity where pid = pg_backend_pid();
+                 return null;
+             end $$;
+             create trigger written after insert on outbox for each statement execute function written()",
+        )
+        .await;
+    eventually(SOON, "the third connection writes", async || {
+        let answer = service.post("/api/v1/events", &event("kind", "1", 1).to_string()).await;
+        assert_eq!(answer.status, 201, "a replacement costs no request: {answer:?}");
+        let connections: i64 = service.database.value("select count(distinct born) from written").await;
+        (connections >= 3).then_some(())
+    })
+    .await;
+    // A connection that was taken in time may have been used a moment longer.
+    let oldest: f64 =
+        service.database.value("select max(extract(epoch from age))::float8 from written").await;
+    assert!(oldest < 3.0, "one of {oldest} s wrote");
+    eventually(SOON, "the last one is closed, though nobody asks for another", async || {
+        let left: i64 = service
+            .database
+            .value(
+                "select count(*) from pg_stat_activity
+                  where (pid, backend_start) in (select pid, born from written)",
+            )
+            .await;
+        (left == 0).then_some(())
+    })
+    .await;
+}

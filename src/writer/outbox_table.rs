@@ -1,31 +1,23 @@
-//! What the tables in the database are like, and the SQL that fits them.
+//! The outbox table that events are written into, and the SQL that fits it.
 //!
-//! The outbox table may be somebody else's: its columns decide how a text becomes their value, and
+//! It may be somebody else's: its columns decide how a text becomes their value, and
 //! where the trace of a request goes.
 
 use postgres_protocol::escape::escape_identifier;
 
+use super::column::{BYTEA, Column, JSON, JSONB, TEXT, TIMESTAMP, TIMESTAMPTZ, UUID, VARCHAR};
 use crate::outbox::{Preset, TableName};
-
-/// A column of a table in the database.
-#[derive(Debug, Clone)]
-pub(super) struct Column {
-    pub(super) name: String,
-    pub(super) type_id: u32,
-    /// It is never NULL and has no default: an insert must name it.
-    pub(super) must_be_given: bool,
-}
 
 /// SQL expressions of type text for what an event is made of.
 #[derive(Debug, Clone, Copy)]
-struct Event {
-    id: &'static str,
-    aggregate_type: &'static str,
-    aggregate_id: &'static str,
-    event_type: &'static str,
-    payload: &'static str,
-    headers: &'static str,
-    trace: &'static str,
+pub(super) struct Event {
+    pub(super) id: &'static str,
+    pub(super) aggregate_type: &'static str,
+    pub(super) aggregate_id: &'static str,
+    pub(super) event_type: &'static str,
+    pub(super) payload: &'static str,
+    pub(super) headers: &'static str,
+    pub(super) trace: &'static str,
 }
 
 /// Where the trace of a request is stored.
@@ -48,16 +40,6 @@ pub(super) struct OutboxTable {
     pub(super) trace_home: TraceHome,
     pub(super) has_headers: bool,
 }
-
-const UUID: u32 = 2950;
-const TEXT: u32 = 25;
-const VARCHAR: u32 = 1043;
-const JSON: u32 = 114;
-const JSONB: u32 = 3802;
-const BYTEA: u32 = 17;
-const TIMESTAMP: u32 = 1114;
-const TIMESTAMPTZ: u32 = 1184;
-const NUMERIC: u32 = 1700;
 
 /// A column's value from an expression of type text; `None` for types that the writer does not know.
 fn cast(type_id: u32, text: &str) -> Option<String> {
@@ -103,7 +85,7 @@ impl OutboxTable {
                 ));
             }
         }
-        let filled: Vec<String> = table.values(&OF_ORDER).into_iter().map(|(column, _)| column).collect();
+        let filled: Vec<String> = table.values(&OF_INPUT).into_iter().map(|(column, _)| column).collect();
         if let Some(column) = table.columns.iter().find(|c| c.must_be_given && !filled.contains(&c.name)) {
             let column = &column.name;
             return Err(format!(
@@ -153,7 +135,8 @@ impl OutboxTable {
         }
     }
 
-    fn insert(&self, event: &Event, from: &str) -> String {
+    /// An insert of an event per row of `from`.
+    pub(super) fn insert(&self, event: &Event, from: &str) -> String {
         let (columns, values): (Vec<_>, Vec<_>) =
             self.values(event).into_iter().map(|(column, value)| (escape_identifier(&column), value)).unzip();
         format!("insert into {} ({}) select {} from {from}", self.name, columns.join(", "), values.join(", "))
@@ -190,27 +173,6 @@ impl OutboxTable {
             insert = self.insert(&OF_INPUT, "input"),
         )
     }
-
-    /// The statement that makes an order and its event: customer, number, currency, items, shipping and
-    /// billing address, headers, trace. It gives the order as JSON, or nothing if the number is known.
-    pub(super) fn create_order(&self) -> String {
-        format!(
-            "with new_order as (
-                 insert into public.orders (customer_id, order_number, currency, items, shipping_address,
-                                            billing_address, total_amount)
-                 select $1, $2, $3, $4::jsonb, $5::jsonb, $6::jsonb,
-                        (select sum((item->>'quantity')::numeric * (item->>'unit_price')::numeric)
-                           from jsonb_array_elements($4::jsonb) item)
-                 on conflict (order_number) do nothing
-                 returning *
-             ), event as (
-                 {insert}
-             )
-             {document}",
-            insert = self.insert(&OF_ORDER, "new_order o"),
-            document = document("new_order o"),
-        )
-    }
 }
 
 /// Most bytes of an event's payload and headers as they are stored. A topic takes 1,048,588 bytes
@@ -227,91 +189,6 @@ const OF_INPUT: Event = Event {
     headers: "input.headers",
     trace: "$7::text",
 };
-
-/// The event of a new order.
-const OF_ORDER: Event = Event {
-    id: "gen_random_uuid()::text",
-    aggregate_type: "'order'",
-    aggregate_id: "o.id::text",
-    event_type: "'OrderCreated'",
-    payload: "jsonb_build_object(
-        'order_id', o.id, 'customer_id', o.customer_id, 'order_number', o.order_number, 'status', o.status,
-        'total_amount', o.total_amount, 'currency', o.currency, 'items_count', jsonb_array_length(o.items),
-        'created_at', to_char(o.created_at at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'))::text",
-    headers: "$7::text",
-    trace: "$8::text",
-};
-
-/// Gives orders as JSON: numbers exact, times in UTC.
-fn document(from: &str) -> String {
-    let time = |column: &str| {
-        format!("to_char(o.{column} at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') as {column}")
-    };
-    format!(
-        "select row_to_json(document)::text from (
-             select o.id, o.customer_id, o.order_number, o.status, o.total_amount, o.currency, o.items,
-                    o.shipping_address, o.billing_address, {}, {} from {from}
-         ) document",
-        time("created_at"),
-        time("updated_at")
-    )
-}
-
-/// The statement that lists orders, newest first: limit, offset.
-pub(super) fn list_orders() -> String {
-    document("public.orders o order by o.created_at desc, o.id desc limit $1 offset $2")
-}
-
-/// The statement that gives the order with an id.
-pub(super) fn order_by_id() -> String {
-    document("public.orders o where o.id = $1")
-}
-
-/// The statement that gives the order with a number.
-pub(super) fn order_by_number() -> String {
-    document("public.orders o where o.order_number = $1")
-}
-
-/// Why a table `orders` is not ours to write into, if so.
-pub(super) fn foreign(columns: &[Column], number_is_unique: bool) -> Option<String> {
-    const TEXTS: &[u32] = &[TEXT, VARCHAR];
-    const WANTED: [(&str, &[u32]); 11] = [
-        ("id", &[UUID]),
-        ("customer_id", TEXTS),
-        ("order_number", TEXTS),
-        ("status", TEXTS),
-        ("total_amount", &[NUMERIC]),
-        ("currency", TEXTS),
-        ("items", &[JSONB]),
-        ("shipping_address", &[JSONB]),
-        ("billing_address", &[JSONB]),
-        ("created_at", &[TIMESTAMPTZ]),
-        ("updated_at", &[TIMESTAMPTZ]),
-    ];
-    let mut why = Vec::new();
-    for (name, types) in WANTED {
-        match columns.iter().find(|column| column.name == name) {
-            None => why.push(format!("it has no column {name}")),
-            Some(column) if !types.contains(&column.type_id) => {
-                why.push(format!("its column {name} has another type"));
-            }
-            Some(_) => {}
-        }
-    }
-    // The others of ours have defaults in a table of ours.
-    let given = WANTED.iter().map(|(name, _)| *name);
-    let given: Vec<_> =
-        given.filter(|name| !["id", "status", "created_at", "updated_at"].contains(name)).collect();
-    for Column { name, .. } in columns.iter().filter(|column| column.must_be_given) {
-        if !given.contains(&name.as_str()) {
-            why.push(format!("its column {name} has no default"));
-        }
-    }
-    if why.is_empty() && !number_is_unique {
-        why.push("its order_number is not unique".to_owned());
-    }
-    (!why.is_empty()).then(|| why.join(", "))
-}
 
 #[cfg(test)]
 mod tests {
@@ -394,39 +271,8 @@ mod tests {
         .map(|(name, type_id)| Column { must_be_given: true, ..column(name, type_id) });
         let table = table(Preset::Txstream, columns.into()).unwrap();
         assert_eq!(table.trace_home, TraceHome::Headers);
-        let sql = table.create_order();
+        let sql = table.write_events();
         assert!(sql.contains(r#""event_metadata", "created_at") select"#), "{sql}");
-        assert!(sql.contains("now() at time zone 'utc' from new_order o"), "{sql}");
-    }
-
-    #[test]
-    fn an_orders_table_of_others_is_known_by_its_columns() {
-        let ours: Vec<Column> = [
-            ("id", UUID),
-            ("customer_id", VARCHAR),
-            ("order_number", VARCHAR),
-            ("status", VARCHAR),
-            ("total_amount", NUMERIC),
-            ("currency", VARCHAR),
-            ("items", JSONB),
-            ("shipping_address", JSONB),
-            ("billing_address", JSONB),
-            ("created_at", TIMESTAMPTZ),
-            ("updated_at", TIMESTAMPTZ),
-        ]
-        .map(|(name, type_id)| column(name, type_id))
-        .into();
-        assert_eq!(foreign(&ours, true), None);
-        assert_eq!(foreign(&ours, false).as_deref(), Some("its order_number is not unique"));
-        let mut other = ours.clone();
-        other[4].type_id = 701;
-        other.remove(9);
-        other.push(Column { must_be_given: true, ..column("tenant", 23) });
-        assert_eq!(
-            foreign(&other, true).as_deref(),
-            Some(
-                "its column total_amount has another type, it has no column created_at, its column tenant has no default"
-            )
-        );
+        assert!(sql.contains("now() at time zone 'utc' from input"), "{sql}");
     }
 }
