@@ -1,5 +1,5 @@
 //! What a refused record means, in words for the person who has to find it: id, key and topic, never its
-//! payload.
+//! payload; and what it is called when Kafka refuses all of us.
 
 use super::halt::{AGAIN, Halt, STAYS};
 use super::parking::MAX_PARKED_KEYS;
@@ -10,6 +10,9 @@ use crate::outbox::Record;
 /// The way out that parks the record instead.
 pub(super) const OR_PARK: &str =
     "WORKER_ON_REJECT=dead-letter stores such records and goes on with other keys";
+
+/// Credentials or certificates, ours or a broker's.
+pub(super) const KAFKA_REFUSES_US: &str = "Kafka refuses our credentials or certificate";
 
 /// Kafka will never take the record.
 pub(super) fn refused(record: &Record, rejection: Rejection, message: &str) -> Halt {
