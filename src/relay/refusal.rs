@@ -3,7 +3,7 @@
 
 use super::halt::{AGAIN, Halt, STAYS};
 use super::parking::MAX_PARKED_KEYS;
-use super::topics::Trouble;
+use super::topics::{MAX_TOPICS, Trouble};
 use crate::kafka::Rejection;
 use crate::outbox::Record;
 
@@ -71,6 +71,20 @@ pub(super) fn too_many_keys(record: &Record) -> Halt {
         format!(
             "{STAYS}; see txstream dead-letter list, mend the cause, then run txstream dead-letter replay or discard, \
              and {AGAIN}"
+        ),
+    )
+}
+
+/// The record would take one topic more than there may be: its table, and the column that names topics.
+pub(super) fn too_many_topics(record: &Record, table: &str, column: &str, skipping: &str) -> Halt {
+    Halt::new(
+        format!(
+            "records of this run go to {MAX_TOPICS} topics already, and record {} would take another: the values of \
+             column {column} of table {table} look like identifiers",
+            describe(record)
+        ),
+        format!(
+            "{STAYS}; set KAFKA_TOPIC_EVENTS to publish to one topic, or correct what writes {column} and {skipping}"
         ),
     )
 }
