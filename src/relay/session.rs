@@ -207,6 +207,12 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Records that were read and are not confirmed, one that waits for its topic's limit included: what comes
+    /// again if the session ends now.
+    pub(super) fn unconfirmed(&self) -> usize {
+        self.core.ledger().unconfirmed() + usize::from(self.intake.wanted_limit().is_some())
+    }
+
     /// What is due now.
     fn turn(&mut self, lines: &Lines<'_>, now: Instant) -> Result<(), End> {
         self.relay.board.turn();
