@@ -85,14 +85,15 @@ pub async fn bound_waits(client: &Client) -> Result<(), PgError> {
     set.map_err(|source| PgError::statement("set lock_timeout", source))
 }
 
-/// Refuses a table that somebody keeps from being read. Leaves the session's settings as they are: for a
+/// Refuses a table (its partitions apart) that somebody keeps from being read. Leaves the session's settings as they are: for a
 /// connection that may turn out to be a pooler's. Whatever else is wrong with the table is not its business.
 ///
 /// # Errors
 /// [`PgError::Locked`].
 pub async fn ensure_readable(client: &Client, table: &str) -> Result<(), PgError> {
     // One message is one transaction: the setting ends with it. The lock is taken before a row is looked for.
-    let sql = format!("set local lock_timeout = {}; select from {table} limit 0", LONGEST_WAIT.as_millis());
+    let sql =
+        format!("set local lock_timeout = {}; select from only {table} limit 0", LONGEST_WAIT.as_millis());
     match client.batch_execute(&sql).await {
         Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
             Err(locked(client, &format!("read {table}"), &[table]).await)

@@ -1,5 +1,7 @@
 //! Everything before a session: connections, checks, slot, producer, START_REPLICATION, checks again.
 
+mod letters;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,13 +9,13 @@ use tokio::time::timeout;
 
 use postgres_protocol::escape::escape_identifier;
 
+pub(super) use self::letters::{Parked, letter_desk, no_letters, parked};
 use super::backoff::Backoff;
 use super::breaker::Breaker;
 use super::checkpoint::{self, Identity, Verdict};
 use super::core::Core;
 use super::halt::Halt;
 use super::intake::{Intake, Origin};
-use super::letter_desk::{LetterDesk, Sender};
 use super::limit_desk::LimitDesk;
 use super::monitor::{Monitor, Pending};
 use super::preflight::{self, Instance, Problem, Ready, Server};
@@ -22,14 +24,13 @@ use super::session::{Opened, SILENCE, Source, Statuses};
 use super::settings::OnReject;
 use super::slot_life::{self, CreateSlot};
 use super::{Known, Relay};
-use crate::dead_letter::DeadLetterError;
-use crate::dead_letter::store::{self, Key};
 use crate::kafka::{CreateError, Inbox, Producer};
 use crate::outbox::Mapper;
 use crate::postgres::error::Class;
 use crate::postgres::replication::{ReplicationConn, StartOptions, WalSenderTimeout};
 use crate::postgres::slot::SlotView;
 use crate::postgres::sql::{self, SqlConn};
+use crate::postgres::stream::{StatusWriter, WalReader};
 use crate::postgres::{Lsn, PgError, locks};
 
 /// Longest wait for an open transaction while the slot of a first start is created.
@@ -38,6 +39,9 @@ const CREATE_LOCK_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest wait for the answers to all checks: the server of a kept connection may have vanished without
 /// a word.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The same with the beginning of the stream and the dead letters, which are counted: they may be many.
+const LETTERS_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A session that can begin.
 pub(super) struct Prepared {
@@ -114,18 +118,12 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
     let binary = ready.binary && !known.text && ready.rejected.is_none();
     let options =
         StartOptions { publications: vec![relay.settings.publication.clone()], binary, messages: false };
-    let (reader, writer) = match replication.start_replication(&relay.settings.slot, &options).await {
-        Ok(halves) => halves,
-        Err(error) => {
-            let _ = tokio::task::spawn_blocking(move || producer.close()).await;
-            return Err(match error.class() {
-                Class::Busy => NotReady::Standby(error.report()),
-                _ => error.into(),
-            });
-        }
-    };
-    let (ready, confirmed_lsn, parked) = match look_again(relay, known, &conn, ready).await {
-        Ok(seen) => seen,
+    let begun = Box::pin(within(LETTERS_TIMEOUT, async {
+        let halves = start(relay, replication, &options).await?;
+        Ok::<_, NotReady>((halves, look_again(relay, known, &conn, ready).await?))
+    }));
+    let ((reader, writer), (ready, confirmed_lsn, parked)) = match begun.await {
+        Ok(begun) => begun,
         Err(not_ready) => {
             let _ = tokio::task::spawn_blocking(move || producer.close()).await;
             return Err(not_ready);
@@ -157,6 +155,30 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
     let (reader, writer) = (Source::Wal(reader), Statuses::Wal(writer));
     let opened = Opened { reader, writer, producer, inbox, desk, letters, core, intake, status_every };
     Ok(Prepared { conn, monitor: monitor(relay, known, ready), opened: Box::new(opened) })
+}
+
+/// Begins to stream, unless another instance was faster.
+async fn start(
+    relay: &Relay,
+    replication: ReplicationConn,
+    options: &StartOptions,
+) -> Result<(WalReader, StatusWriter), NotReady> {
+    let started = replication.start_replication(&relay.settings.slot, options).await;
+    started.map_err(|error| match error.class() {
+        Class::Busy => NotReady::Standby(error.report()),
+        _ => error.into(),
+    })
+}
+
+/// Gives up on a server that does not answer.
+async fn within<T, E: Into<NotReady>>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, NotReady> {
+    match timeout(limit, work).await {
+        Ok(done) => done.map_err(Into::into),
+        Err(_) => Err(NotReady::Retry(format!("the server did not answer the checks within {limit:?}"))),
+    }
 }
 
 /// Sends the record that Kafka refused at the last stop, alone. Where it would only be stored as a dead
@@ -224,16 +246,19 @@ async fn replication_version(conn: &SqlConn) -> String {
     row.and_then(|row| row.try_get(0)).unwrap_or_default()
 }
 
+/// The checks, once nobody keeps the tables that they look at from being read.
+async fn check(relay: &Relay, conn: &SqlConn, instance: &Instance) -> Result<Ready, Problem> {
+    locks::ensure_readable(conn, checkpoint::TABLE).await?;
+    for table in &relay.outbox.tables {
+        locks::ensure_readable(conn, &table.quoted()).await?;
+    }
+    preflight::check(conn, &relay.settings, &relay.outbox, instance).await
+}
+
 /// The checks of the start; creates the slot of a first start.
 async fn look(relay: &Relay, known: &Known, conn: &SqlConn) -> Result<Ready, NotReady> {
     let instance = Instance { name: known.instance.clone(), reported_lsn: known.reported_lsn };
-    let check = async {
-        locks::ensure_readable(conn, checkpoint::TABLE).await?;
-        preflight::check(conn, &relay.settings, &relay.outbox, &instance).await
-    };
-    let ready = timeout(LOOK_TIMEOUT, check).await.map_err(|_| {
-        NotReady::Retry(format!("the server did not answer the checks within {LOOK_TIMEOUT:?}"))
-    })??;
+    let ready = within(LOOK_TIMEOUT, check(relay, conn, &instance)).await?;
     if ready.verdict == Verdict::NeverExisted && relay.create_slot {
         let new = CreateSlot {
             slot: &relay.settings.slot,
@@ -245,7 +270,7 @@ async fn look(relay: &Relay, known: &Known, conn: &SqlConn) -> Result<Ready, Not
         };
         slot_life::create(conn, &new).await.map_err(Problem::from)?;
         tracing::info!(slot = relay.settings.slot, "the slot was created, since there never was one");
-        return Ok(preflight::check(conn, &relay.settings, &relay.outbox, &instance).await?);
+        return within(LOOK_TIMEOUT, check(relay, conn, &instance)).await;
     }
     match preflight::objection(&ready.verdict, &relay.settings.slot) {
         Some(problem) => Err(problem.into()),
@@ -289,60 +314,6 @@ async fn look_again(
     Ok((now, confirmed_lsn.unwrap_or(Lsn::ZERO), parked))
 }
 
-/// What the table of dead letters holds.
-#[derive(Default)]
-pub(super) struct Parked {
-    /// The parked keys.
-    pub(super) keys: Vec<Key>,
-    /// Whether it holds anything at all.
-    pub(super) holds_letters: bool,
-}
-
-/// Read after the checkpoint row was written: from then on no holder before us stores any. Whatever the
-/// policy is now, a parked key stays parked; without a table there is none. Letters of another cluster's WAL
-/// are refused: ours would come before them.
-pub(super) async fn parked(relay: &Relay, conn: &SqlConn) -> Result<Parked, NotReady> {
-    let slot = &relay.settings.slot;
-    slot_life::ensure_letters_are_of_here(conn, slot).await.map_err(Problem::from)?;
-    let read = async {
-        let counts = store::counts(conn, slot).await?;
-        relay.metrics.dead_letters(counts.iter().map(|(topic, count)| (topic.as_str(), *count)));
-        Ok(Parked { holds_letters: !counts.is_empty(), keys: store::parked_keys(conn, slot).await? })
-    };
-    match read.await {
-        Ok(parked) => Ok(parked),
-        Err(DeadLetterError::NoTable) if relay.settings.on_reject == OnReject::Halt => Ok(Parked::default()),
-        Err(error) => Err(no_letters(error)),
-    }
-}
-
-/// The table of dead letters cannot be read.
-pub(super) fn no_letters(error: DeadLetterError) -> NotReady {
-    match error {
-        DeadLetterError::Pg(error) => error.into(),
-        error => NotReady::Halt(Halt::new(error.to_string(), error.remedy())),
-    }
-}
-
-/// Opens the desk that stores dead letters as `instance`, the holder by the checkpoint row.
-pub(super) fn letter_desk(
-    relay: &Relay,
-    instance: &str,
-    server: Server,
-    failover: bool,
-    holds_letters: bool,
-) -> LetterDesk {
-    let sender = Sender {
-        conninfo: relay.conninfo.clone(),
-        application_name: relay.application_name.clone(),
-        server,
-        slot: relay.settings.slot.clone(),
-        instance: instance.to_owned(),
-        failover,
-    };
-    LetterDesk::open(sender, holds_letters)
-}
-
 fn server_of(ready: &Ready) -> Server {
     Server { system_identifier: ready.system_identifier.clone(), timeline: ready.timeline }
 }
@@ -369,9 +340,10 @@ pub(super) async fn explain_lost(relay: &Relay, error: &PgError) -> Halt {
     let plain = preflight::halt_of(error);
     let Ok(conn) = sql::connect(&relay.conninfo, &relay.application_name).await else { return plain };
     let instance = Instance { name: String::new(), reported_lsn: Lsn::ZERO };
-    let found = match preflight::check(&conn, &relay.settings, &relay.outbox, &instance).await {
-        Ok(ready) => preflight::objection(&ready.verdict, &relay.settings.slot),
-        Err(problem) => Some(problem),
+    let found = match timeout(LOOK_TIMEOUT, check(relay, &conn, &instance)).await {
+        Ok(Ok(ready)) => preflight::objection(&ready.verdict, &relay.settings.slot),
+        Ok(Err(problem)) => Some(problem),
+        Err(_) => None,
     };
     match found {
         Some(Problem::Halt(halt)) => Halt::new(format!("{} ({})", halt.what, plain.what), halt.remedy),

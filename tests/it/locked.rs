@@ -51,19 +51,19 @@ async fn waiting(outbox: &Outbox) -> i64 {
 }
 
 #[tokio::test]
-async fn a_relay_that_starts_waits_for_a_locked_checkpoint_and_says_who_locks_it() {
-    for lock in ["lock table txstream_checkpoint", "select from txstream_checkpoint for update"] {
+async fn a_relay_that_starts_waits_for_a_locked_table_and_says_who_locks_it() {
+    for (lock, table) in [
+        ("lock table txstream_checkpoint", "txstream_checkpoint"),
+        ("select from txstream_checkpoint for update", "txstream_checkpoint"),
+        ("lock table outbox", r#"public\".\"outbox"#),
+    ] {
         let outbox = Outbox::with_slot().await;
         let holder = Holder::of(&outbox, lock).await;
         let relay = outbox.relay(&[], &[]).await;
-        says(&relay, "not streaming; trying on", "txstream_checkpoint", &holder).await;
+        says(&relay, "not streaming; trying on", table, &holder).await;
         let ready = relay.get("/readyz").await;
         assert_eq!(ready.status, 503, "{}", ready.body);
-        assert!(
-            ready.body.contains("txstream_checkpoint") && ready.body.contains(&holder.pid.to_string()),
-            "{}",
-            ready.body
-        );
+        assert!(ready.body.contains(table) && ready.body.contains(&holder.pid.to_string()), "{}", ready.body);
         says_again(&relay, "not streaming; trying on").await;
         assert_eq!(relay.get("/livez").await.status, 200);
         assert!(waiting(&outbox).await <= 1, "attempts pile up at the server");

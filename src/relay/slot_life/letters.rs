@@ -15,7 +15,8 @@ pub(in crate::relay) async fn ensure_letters_are_of_here(
     slot: &str,
 ) -> Result<(), SlotError> {
     match store::beyond(client, slot).await {
-        Ok(None) | Err(DeadLetterError::NoTable) => Ok(()),
+        // Who may not look leaves it to the relay, which looks before it streams.
+        Ok(None) | Err(DeadLetterError::NoTable | DeadLetterError::NoRight { .. }) => Ok(()),
         Ok(Some(store::Beyond { letters, end })) => {
             Err(SlotError::LettersFromElsewhere { slot: slot.to_owned(), letters, end })
         }
