@@ -3,6 +3,7 @@
 //! It runs on a thread and a runtime of its own, so that it answers while the data plane is
 //! saturated, and it asks a [`Subject`] (the relay, the writer) for everything it says.
 
+mod answer;
 pub mod listen;
 mod page;
 mod routes;

@@ -1,11 +1,9 @@
 //! The page for people: one file, no script or style from elsewhere.
 
-use http_body_util::Full;
-use hyper::body::Bytes;
+use hyper::StatusCode;
 use hyper::header::{self, HeaderValue};
-use hyper::{Response, StatusCode};
 
-use super::routes::answer;
+use super::answer::{Answer, answer};
 
 const HTML: &str = include_str!("page.html");
 
@@ -26,7 +24,7 @@ impl Page {
         Self { policy: HeaderValue::from_str(&policy).ok() }
     }
 
-    pub(super) fn answer(&self) -> Response<Full<Bytes>> {
+    pub(super) fn answer(&self) -> Answer {
         let mut page = answer(StatusCode::OK, "text/html; charset=utf-8", HTML);
         if let Some(policy) = &self.policy {
             page.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy.clone());

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderMap, HeaderName};
+use hyper::{Request, StatusCode};
 use serde_json::{Value, json};
 
+use super::answer::{Answer, answer, document, with_common_headers, with_header};
 use super::page::Page;
 use super::{BreakerOrder, LevelSetter, Settings, Subject};
 use crate::metrics::{self, Registry};
@@ -18,8 +19,6 @@ const MOST_BODY_BYTES: usize = 1024;
 
 /// How much of a body that is too large is read and thrown away.
 const MOST_DISCARDED_BYTES: usize = 1024 * 1024;
-
-type Answer = Response<Full<Bytes>>;
 
 /// What is wrong with a request.
 struct Refusal {
@@ -266,28 +265,4 @@ fn level_of(body: &str) -> String {
         Some(level) => level.to_owned(),
         None => body.trim().to_owned(),
     }
-}
-
-/// An answer of any kind.
-pub(super) fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()));
-    *answer.status_mut() = status;
-    with_header(answer, header::CONTENT_TYPE, content_type)
-}
-
-/// An answer in JSON.
-fn document(status: StatusCode, value: &Value) -> Answer {
-    answer(status, "application/json", format!("{value}\n"))
-}
-
-/// An answer with one more header.
-pub(super) fn with_header(mut answer: Answer, name: HeaderName, value: &'static str) -> Answer {
-    answer.headers_mut().insert(name, HeaderValue::from_static(value));
-    answer
-}
-
-/// Nothing here may be cached, or taken for something else than it says it is.
-fn with_common_headers(answer: Answer) -> Answer {
-    let answer = with_header(answer, header::CACHE_CONTROL, "no-store");
-    with_header(answer, header::X_CONTENT_TYPE_OPTIONS, "nosniff")
 }

@@ -38,6 +38,8 @@ pub struct StatusReport {
     pub lanes: Vec<LaneStatus>,
     /// Topics that wait for a person.
     pub waiting_topics: Vec<WaitingTopic>,
+    /// Kafka refuses our credentials or certificate, or we refuse its certificate; null while it does not.
+    pub kafka_refusal: Option<KafkaRefusal>,
     /// How often the replication stream had to be set up again.
     pub reconnects: u64,
     /// The last error and nothing of its record.
@@ -91,6 +93,16 @@ pub struct WaitingTopic {
     /// Its name.
     pub topic: String,
     /// Why, and what mends it.
+    pub reason: String,
+    /// Since when, by [`rfc3339`].
+    pub since: String,
+}
+
+/// Credentials or a certificate that are refused: every topic waits.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KafkaRefusal {
+    /// What is refused, and what mends it.
     pub reason: String,
     /// Since when, by [`rfc3339`].
     pub since: String,

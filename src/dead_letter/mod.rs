@@ -20,7 +20,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::outbox::Record;
-use crate::postgres::{Lsn, PgError};
+use crate::postgres::{Lsn, PgError, locks};
 
 /// Where letters live.
 pub const TABLE: &str = "public.txstream_dead_letter";
@@ -148,6 +148,11 @@ impl DeadLetterError {
 
     /// Names the cause of a statement that failed.
     async fn of(client: &Client, doing: &str, source: tokio_postgres::Error) -> Self {
+        Self::of_tables(client, doing, &[TABLE], source).await
+    }
+
+    /// The same of a statement that needs these tables.
+    async fn of_tables(client: &Client, doing: &str, tables: &[&str], source: tokio_postgres::Error) -> Self {
         match source.code() {
             Some(&SqlState::UNDEFINED_TABLE) => Self::NoTable,
             Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
@@ -156,6 +161,7 @@ impl DeadLetterError {
                     role.and_then(|row| row.try_get(0)).unwrap_or_else(|_| "of this connection".to_owned());
                 Self::NoRight { role }
             }
+            Some(&SqlState::LOCK_NOT_AVAILABLE) => locks::locked(client, doing, tables).await.into(),
             _ => Self::Pg(PgError::statement(doing, source)),
         }
     }

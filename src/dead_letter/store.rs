@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio_postgres::Client;
 use tokio_postgres::types::{PgLsn, Type};
 
-use super::{Content, DeadLetterError, LOCALLY, Letter, lock_key};
+use super::{Content, DeadLetterError, LOCALLY, Letter, TABLE, lock_key};
 use crate::outbox::Header;
 use crate::postgres::{Lsn, PgError};
 
@@ -85,7 +85,10 @@ pub async fn store(
         .await;
     match stored {
         Ok(rows) => Ok(rows == letters.len() as u64),
-        Err(error) => Err(DeadLetterError::of(client, "store dead letters", error).await),
+        Err(error) => {
+            let tables = [TABLE, "public.txstream_checkpoint"];
+            Err(DeadLetterError::of_tables(client, "store dead letters", &tables, error).await)
+        }
     }
 }
 
@@ -218,6 +221,36 @@ pub async fn wal_position(client: &Client) -> Result<Lsn, DeadLetterError> {
         client.query_typed_one("select pg_catalog.pg_current_wal_insert_lsn()", &[]).await.map_err(failed)?;
     let position: PgLsn = row.try_get(0).map_err(failed)?;
     Ok(Lsn(u64::from(position)))
+}
+
+/// Letters whose places lie beyond the end of the server's WAL: another WAL gave them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Beyond {
+    /// How many.
+    pub letters: u64,
+    /// The end of the server's WAL.
+    pub end: Lsn,
+}
+
+/// The letters of a slot beyond the end of the server's WAL, if there are any.
+///
+/// # Errors
+/// [`DeadLetterError`].
+pub async fn beyond(client: &Client, slot: &str) -> Result<Option<Beyond>, DeadLetterError> {
+    const DOING: &str = "look where the dead letters stand";
+    const SQL: &str = "with now as materialized (select pg_catalog.pg_current_wal_insert_lsn() as lsn)
+         select count(l.seq), now.lsn
+           from now left join public.txstream_dead_letter l on l.slot = $1 and l.commit_lsn > now.lsn
+          group by now.lsn";
+    let row = match client.query_typed_one(SQL, &[(&slot, Type::TEXT)]).await {
+        Ok(row) => row,
+        Err(error) => return Err(DeadLetterError::of(client, DOING, error).await),
+    };
+    let failed = |source| PgError::statement(DOING, source);
+    let letters: i64 = row.try_get(0).map_err(failed)?;
+    let end: PgLsn = row.try_get(1).map_err(failed)?;
+    let beyond = Beyond { letters: letters.cast_unsigned(), end: Lsn(u64::from(end)) };
+    Ok((letters > 0).then_some(beyond))
 }
 
 /// Whether the standbys whose slots `synchronized_standby_slots` names have the WAL up to `position`.

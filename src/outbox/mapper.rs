@@ -141,6 +141,11 @@ impl Mapper {
         })
     }
 
+    /// The column that names topics, where one topic does not take all.
+    pub fn topic_column(&self) -> &'static str {
+        self.settings.preset.columns().aggregate_type
+    }
+
     /// How many rows had a `tracingspancontext` that could not be used, since the mapper was made.
     pub fn ignored_trace_contexts(&self) -> u64 {
         self.ignored_trace_contexts

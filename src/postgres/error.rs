@@ -12,6 +12,8 @@ use std::time::Duration;
 use postgres_protocol::message::backend::{ErrorField, ErrorFields};
 use tokio_postgres::fallible_iterator::FallibleIterator;
 
+use super::locks::{self, LockHolder};
+
 /// An error of a connection, a statement or the replication stream.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -86,6 +88,16 @@ pub enum PgError {
     StreamEnded {
         /// The message that ended it.
         by: &'static str,
+    },
+    /// Others hold a lock that a statement gave up waiting for.
+    #[error("cannot {doing}: {}", locks::said(.tables, .holders))]
+    Locked {
+        /// What we were doing.
+        doing: String,
+        /// The tables that it needs.
+        tables: Vec<String>,
+        /// Who may have been in the way.
+        holders: Vec<LockHolder>,
     },
     /// An ordinary statement failed.
     #[error("statement failed")]
@@ -193,6 +205,7 @@ impl PgError {
     pub fn sqlstate(&self) -> Option<&str> {
         match self {
             Self::Server { error, .. } => Some(&error.code),
+            Self::Locked { .. } => Some("55P03"),
             Self::Sql(error) => error.code().map(tokio_postgres::error::SqlState::code),
             _ => None,
         }

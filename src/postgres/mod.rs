@@ -10,6 +10,7 @@ pub mod conninfo;
 pub mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+pub mod locks;
 pub mod lsn;
 pub mod publication;
 pub mod replication;

@@ -103,9 +103,13 @@ impl Subject for Board {
             "streaming" if page.reasons.is_empty() => {
                 let waiting =
                     page.report.waiting_topics.iter().map(|topic| format!("; topic {} waits", topic.topic));
-                Ok(waiting.fold(state.clone(), |text, topic| text + &topic))
+                let refused = page.report.kafka_refusal.iter().map(|refusal| format!("; {}", refusal.reason));
+                Ok(waiting.chain(refused).fold(state.clone(), |text, what| text + &what))
             }
-            "streaming" => Err(page.reasons.clone()),
+            "streaming" => {
+                let refused = page.report.kafka_refusal.iter().map(|refusal| refusal.reason.clone());
+                Err(page.reasons.iter().cloned().chain(refused).collect())
+            }
             "standby" => Ok(state.clone()),
             _ => {
                 let detail =

@@ -14,7 +14,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{PgLsn, ToSql, Type};
 use tokio_postgres::{Client, Row as SqlRow};
 
-use crate::postgres::{Lsn, PgError};
+use crate::postgres::{Lsn, PgError, locks};
 
 /// Where the row lives.
 pub const TABLE: &str = "public.txstream_checkpoint";
@@ -119,6 +119,7 @@ async fn explain(client: &Client, doing: &str, source: tokio_postgres::Error) ->
                 role.and_then(|row| row.try_get(0)).unwrap_or_else(|_| "of this connection".to_owned());
             CheckpointError::NoRight { role }
         }
+        Some(&SqlState::LOCK_NOT_AVAILABLE) => locks::locked(client, doing, &[TABLE]).await.into(),
         _ => CheckpointError::Pg(PgError::statement(doing, source)),
     }
 }
@@ -310,21 +311,24 @@ pub async fn advance(client: &Client, progress: &Progress<'_>) -> Result<bool, C
     Ok(rows > 0)
 }
 
-/// Remembers the record that Kafka refused, or forgets it with `None`. The row must exist.
+/// Remembers the record that Kafka refused, or forgets it with `None`: in the row that `instance` holds. A row
+/// that another holder or a command has taken since stays as it is.
 ///
 /// # Errors
 /// [`CheckpointError`].
 pub async fn set_rejected(
     client: &Client,
     slot: &str,
+    instance: &str,
     rejected: Option<&Rejected>,
 ) -> Result<(), CheckpointError> {
     let rejected = rejected.and_then(|rejected| serde_json::to_value(rejected).ok());
     write(
         client,
         "remember the rejected record",
-        "update public.txstream_checkpoint set rejected = $2, updated_at = now() from durability where slot = $1",
-        &[(&slot, Type::TEXT), (&rejected, Type::JSONB)],
+        "update public.txstream_checkpoint set rejected = $3, updated_at = now() from durability
+          where slot = $1 and instance = $2",
+        &[(&slot, Type::TEXT), (&instance, Type::TEXT), (&rejected, Type::JSONB)],
     )
     .await?;
     Ok(())

@@ -206,6 +206,11 @@ impl Core {
         self.ledger.keepalive(wal_end);
     }
 
+    /// Whether records may go to that topic: it is known, or one more may be.
+    pub(super) fn has_room_for(&self, topic: &Arc<str>) -> bool {
+        self.topics.has_room_for(topic)
+    }
+
     /// A new route: its records are events of a type from a table (`schema.name`) and go to `topic`.
     pub(super) fn add_route(&mut self, topic: &Arc<str>, table: &Arc<str>, event_type: Bytes) -> u32 {
         let topic = self.topics.intern(topic);
@@ -316,4 +321,4 @@ impl Core {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::core::{Core, Taken};
 use super::halt::{AGAIN, Halt, STAYS};
-use super::refusal::{OR_PARK, describe};
+use super::refusal::{OR_PARK, describe, too_many_topics};
 use super::routes::Routes;
 use crate::dead_letter::Reason;
 use crate::kafka;
@@ -167,7 +167,11 @@ impl Intake {
         };
         // The mapper knows the relation, or there would be no record.
         let Some((_, table)) = self.tables.iter().find(|(id, _)| *id == relation_id) else { return };
-        let route = routes.of(&record, table, core);
+        let Some(route) = routes.of(&record, table, core) else {
+            let halt = too_many_topics(&record, table, self.mapper.topic_column(), &self.skipping());
+            self.stopped = Some(Stopped::Halt(halt));
+            return;
+        };
         match wrong {
             None => {
                 let size = kafka::limits::record_size(&record);
@@ -263,3 +267,6 @@ impl Intake {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

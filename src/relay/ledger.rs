@@ -330,6 +330,12 @@ impl Ledger {
         self.in_flight_bytes
     }
 
+    /// Records of transactions that are not confirmed, acknowledged ones among them: what comes again if the
+    /// session ends now.
+    pub(super) fn unconfirmed(&self) -> usize {
+        self.transactions.iter().map(|transaction| transaction.records as usize).sum()
+    }
+
     /// Commit time of the transaction being received.
     pub(super) fn open_commit_time(&self) -> Option<i64> {
         self.transactions.back().filter(|_| self.open).map(|transaction| transaction.commit_time)

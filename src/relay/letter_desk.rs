@@ -17,7 +17,7 @@ use super::preflight::{self, Server};
 use crate::dead_letter::store::{self, Key, Look};
 use crate::dead_letter::{DeadLetterError, Letter};
 use crate::postgres::sql::SqlConn;
-use crate::postgres::{ConnInfo, PgError};
+use crate::postgres::{ConnInfo, Lsn, PgError};
 
 /// How often the table is looked at while it holds letters: a replayed key flows again this soon.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -64,6 +64,8 @@ pub(super) enum Answer {
     Stored,
     /// Another instance has taken the slot over; nothing was stored.
     Replaced,
+    /// The task that carries orders out has ended, which it should not.
+    Gone,
     /// What the table holds.
     Looked {
         /// Keys without letters, and whether someone replays.
@@ -147,10 +149,9 @@ impl LetterDesk {
     }
 
     fn order(&mut self, order: Order, batch: Vec<Parked>) {
-        // The channel has room: the order before was answered.
-        if self.orders.try_send(order).is_ok() {
-            self.under_way = Some(batch);
-        }
+        // The channel has room: the order before was answered. If nobody is there, `answered` says so.
+        let _ = self.orders.try_send(order);
+        self.under_way = Some(batch);
     }
 
     /// When [`LetterDesk::turn`] has something to do at the latest.
@@ -168,17 +169,14 @@ impl LetterDesk {
     /// # Cancel safety
     /// May be dropped at any await.
     pub(super) async fn answered(&mut self) -> Answer {
-        match self.answers.recv().await {
-            Some(answer) => answer,
-            None => std::future::pending().await,
-        }
+        self.answers.recv().await.unwrap_or(Answer::Gone)
     }
 
     /// Takes note of an answer; returns the letters that were under way.
     pub(super) fn done(&mut self, answer: &Answer, core: &Core, now: Instant) -> Vec<Parked> {
         match answer {
             Answer::Stored => self.holds_letters = true,
-            Answer::Replaced => {}
+            Answer::Replaced | Answer::Gone => {}
             Answer::Looked { look, counts } => {
                 self.look_at = now + if look.replaying { LOOK_EVERY_IN_REPLAY } else { LOOK_EVERY };
                 self.hold = self.hold.next(look.replaying, core.has_letters(), now);
@@ -206,22 +204,28 @@ async fn serve(sender: Sender, mut orders: mpsc::Receiver<Order>, answers: mpsc:
     }
 }
 
+/// How far letters are stored, over all attempts. Once committed they are not stored again: whoever replayed
+/// or discarded them meanwhile would find them anew.
+#[derive(Debug, Default)]
+struct Progress {
+    committed: bool,
+    /// Where the standbys have to be.
+    behind: Option<Lsn>,
+}
+
 /// Tries until it is done.
 async fn carry_out(sender: &Sender, conn: &mut Option<SqlConn>, order: &Order) -> Answer {
     let mut backoff = Backoff::reconnect();
     let mut said: Option<Instant> = None;
+    let mut progress = Progress::default();
     for attempt in 0.. {
-        let tried = timeout(STATEMENT_TIMEOUT, attempt_once(sender, conn, order)).await;
-        let error = match tried {
-            Ok(Ok(answer)) => return answer,
-            Ok(Err(error)) => error,
-            Err(_) => {
-                PgError::Timeout { doing: "store dead letters".to_owned(), limit: STATEMENT_TIMEOUT }.into()
-            }
+        let error = match attempt_once(sender, conn, order, &mut progress).await {
+            Ok(answer) => return answer,
+            Err(error) => error,
         };
-        *conn = None;
-        // A connection that went away meanwhile is no news; what fails twice is.
-        if attempt > 0 && said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
+        // A connection that went away meanwhile is no news; what fails twice is, and who locks the table.
+        let locked = matches!(error, DeadLetterError::Pg(PgError::Locked { .. }));
+        if (attempt > 0 || locked) && said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
             said = Some(Instant::now());
             let remedy = error.remedy();
             tracing::error!(error = %crate::postgres::error::report(&error), remedy,
@@ -236,44 +240,111 @@ async fn attempt_once(
     sender: &Sender,
     conn: &mut Option<SqlConn>,
     order: &Order,
+    progress: &mut Progress,
 ) -> Result<Answer, DeadLetterError> {
     let live = match conn.take() {
         Some(live) if !live.is_closed() => live,
-        _ => preflight::connect_to(&sender.conninfo, &sender.application_name, &sender.server).await?,
+        _ => {
+            let connect = preflight::connect_to(&sender.conninfo, &sender.application_name, &sender.server);
+            bounded("connect for dead letters", connect).await?
+        }
     };
+    let tried = carry_out_on(&live, sender, order, progress).await;
+    // A lock is somebody else's: the connection is well.
+    if matches!(tried, Ok(_) | Err(DeadLetterError::Pg(PgError::Locked { .. }))) {
+        *conn = Some(live);
+    }
+    tried
+}
+
+async fn carry_out_on(
+    conn: &SqlConn,
+    sender: &Sender,
+    order: &Order,
+    progress: &mut Progress,
+) -> Result<Answer, DeadLetterError> {
     let slot = &sender.slot;
-    let answer = match order {
+    match order {
         Order::Store(letters) => {
-            let stored = store::store(&live, slot, &sender.instance, letters).await?;
-            if stored && sender.failover {
-                await_standbys(&live).await?;
+            if !progress.committed {
+                let store = store::store(conn, slot, &sender.instance, letters);
+                if !bounded("store dead letters", store).await? {
+                    return Ok(Answer::Replaced);
+                }
+                progress.committed = true;
             }
-            if stored { Answer::Stored } else { Answer::Replaced }
+            if sender.failover {
+                await_standbys(conn, &mut progress.behind).await?;
+            }
+            Ok(Answer::Stored)
         }
         Order::Look { keys, count } => {
-            let began = Instant::now();
-            let counts =
-                if *count { Some((store::counts(&live, slot).await?, began.elapsed())) } else { None };
-            Answer::Looked { look: store::look(&live, slot, keys).await?, counts }
+            let mut counts = None;
+            if *count {
+                let began = Instant::now();
+                let counted = bounded("count the dead letters", store::counts(conn, slot)).await?;
+                counts = Some((counted, began.elapsed()));
+            }
+            let look = bounded("look at the dead letters", store::look(conn, slot, keys)).await?;
+            Ok(Answer::Looked { look, counts })
         }
-    };
-    *conn = Some(live);
-    Ok(answer)
+    }
 }
 
 /// Waits for the standbys that a failover may go to: a letter that they lack would be gone, while their copy
 /// of the slot may have passed it.
-async fn await_standbys(conn: &SqlConn) -> Result<(), DeadLetterError> {
-    let position = store::wal_position(conn).await?;
-    while !store::standbys_have(conn, position).await? {
+async fn await_standbys(conn: &SqlConn, behind: &mut Option<Lsn>) -> Result<(), DeadLetterError> {
+    const DOING: &str = "look at the standbys' slots";
+    let position = match *behind {
+        Some(position) => position,
+        None => *behind.insert(bounded(DOING, store::wal_position(conn)).await?),
+    };
+    let mut said = Instant::now();
+    while !bounded(DOING, store::standbys_have(conn, position)).await? {
+        if said.elapsed() >= SAY_EVERY {
+            said = Instant::now();
+            tracing::warn!(%position, remedy = "txstream doctor names those that are behind",
+                "the confirmed LSN waits for dead letters to reach the standbys of synchronized_standby_slots");
+        }
         sleep(LOOK_EVERY_IN_REPLAY).await;
     }
     Ok(())
 }
 
+/// Gives up on a server that does not answer.
+async fn bounded<T, E: Into<DeadLetterError>>(
+    doing: &str,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, DeadLetterError> {
+    match timeout(STATEMENT_TIMEOUT, work).await {
+        Ok(done) => done.map_err(Into::into),
+        Err(_) => Err(PgError::Timeout { doing: doing.to_owned(), limit: STATEMENT_TIMEOUT }.into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_desk_that_nobody_serves_says_so_instead_of_waiting_or_being_asked_again_and_again() {
+        let ((orders, _), (_, answers)) = (mpsc::channel(1), mpsc::channel(1));
+        let now = Instant::now();
+        let hold = Hold::No;
+        let mut desk = LetterDesk {
+            orders,
+            answers,
+            under_way: None,
+            look_at: now,
+            count_at: now,
+            holds_letters: true,
+            hold,
+        };
+        desk.order(Order::Look { keys: Vec::new(), count: false }, Vec::new());
+        assert!(desk.under_way.is_some(), "the next turn orders nothing");
+        let answer = timeout(Duration::from_secs(5), desk.answered()).await;
+        assert!(matches!(answer, Ok(Answer::Gone)), "{answer:?}");
+    }
 
     #[test]
     fn letters_are_held_back_in_a_replay_but_not_while_they_pile_up() {

@@ -137,7 +137,7 @@ impl Known {
 /// How a relay ended as it was asked to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stopped {
-    /// Records that were read and not acknowledged in time: they may repeat at the next start.
+    /// Records that were read and not confirmed in time: they may repeat at the next start.
     pub unconfirmed: usize,
 }
 
@@ -154,16 +154,19 @@ pub async fn run(
     relay.metrics.worker_pool_size.set(relay.settings.lanes);
     let mut backoff = Backoff::reconnect();
     let mut waiting = Waiting::default();
+    // What the last session left to the next one.
+    let mut unconfirmed = 0;
     loop {
         let prepared = tokio::select! {
             biased;
-            _ = stop.wait_for(|stop| *stop) => return Ok(Stopped { unconfirmed: 0 }),
+            _ = stop.wait_for(|stop| *stop) => return Ok(Stopped { unconfirmed }),
             prepared = turning(&relay.board, prepare::prepare(relay, &mut known)) => prepared,
         };
         let wait = match prepared {
             Ok(prepared) => {
                 let began = Instant::now();
-                let (end, unconfirmed) = stream(relay, &mut known, prepared, &mut stop, &mut orders).await;
+                let (end, left) = stream(relay, &mut known, prepared, &mut stop, &mut orders).await;
+                unconfirmed = left;
                 relay.metrics.replication_connected.set(0);
                 Reporter::over(relay);
                 match end {
@@ -210,7 +213,7 @@ pub async fn run(
         };
         tokio::select! {
             biased;
-            _ = stop.wait_for(|stop| *stop) => return Ok(Stopped { unconfirmed: 0 }),
+            _ = stop.wait_for(|stop| *stop) => return Ok(Stopped { unconfirmed }),
             () = sleep(wait) => {}
         }
     }
@@ -262,7 +265,7 @@ impl Waiting {
 }
 
 /// One session and its end: the last status, the checkpoint row, the producer. Returns how many records
-/// were read and not acknowledged.
+/// were read and not confirmed.
 async fn stream(
     relay: &Relay,
     known: &mut Known,
@@ -285,6 +288,7 @@ async fn stream(
         relay.board.state("connecting", None);
     }
     drop(stand);
+    let unconfirmed = session.unconfirmed();
     let Session { core, reader, mut writer, mut producer, .. } = session;
     let confirmed_lsn = core.ledger().confirmed_lsn();
     if matches!(end, End::Stopped | End::Halted(_) | End::ServerStopping | End::NeedsText(_)) {
@@ -294,7 +298,9 @@ async fn stream(
             let abort = watching.abort_handle();
             let seen = async {
                 let conn = watching.await.ok().flatten()?;
-                let seen = monitor::close_cleanly(&monitor, &conn, confirmed_lsn).await;
+                // The next session of this process goes on from here: a clean row that comes late must not be its.
+                let clean = !matches!(end, End::NeedsText(_));
+                let seen = monitor::close_cleanly(&monitor, &conn, confirmed_lsn, clean).await;
                 if let (End::Halted(_), Some(rejected)) = (&end, core.remembered()) {
                     monitor::remember(&monitor, &conn, rejected).await;
                 }
@@ -317,7 +323,6 @@ async fn stream(
         }
     }
     known.reported_lsn = known.reported_lsn.max(confirmed_lsn);
-    let unconfirmed = core.ledger().unresolved();
     known.breaker = Some(core.into_breaker());
     // Purged and destroyed before the next START_REPLICATION: a new session must not be overtaken by
     // records of the old one.

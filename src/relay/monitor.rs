@@ -29,6 +29,9 @@ const SLOT_EVERY: Duration = Duration::from_secs(2);
 /// How often the tables are checked (the contract's 10 s).
 const TABLES_EVERY: Duration = Duration::from_secs(10);
 
+/// How often it is said that the row cannot be written.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+
 /// Longest wait for one statement: a server that does not answer is connected to anew.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -159,6 +162,7 @@ impl Monitor {
             (Instant::now(), Instant::now() + TABLES_EVERY, Instant::now());
         let mut written = Stand { resolved: 0, ..*stand.borrow() };
         self.pending.set(None);
+        let mut said = None;
         loop {
             every.tick().await;
             let now = Instant::now();
@@ -169,9 +173,13 @@ impl Monitor {
                     self.look_at_slot(conn).await?;
                 }
                 if now >= row_at && current.resolved != written.resolved {
+                    match self.write_row(conn, current).await {
+                        Ok(()) => written = current,
+                        // Others have it: the connection is well, and the row only detects.
+                        Err(error @ PgError::Locked { .. }) => say_locked(&error, &mut said),
+                        Err(error) => return Err(error),
+                    }
                     row_at = now + CHECKPOINT_EVERY;
-                    self.write_row(conn, current).await?;
-                    written = current;
                 }
                 if now >= tables_at {
                     tables_at = now + TABLES_EVERY;
@@ -274,9 +282,15 @@ async fn write(
     }
 }
 
-/// Waits until the slot shows what was last reported, and then writes the clean row: after a graceful
-/// stop the slot must not be found ahead of it. The caller bounds the wait.
-pub(super) async fn close_cleanly(monitor: &Monitor, conn: &SqlConn, confirmed_lsn: Lsn) -> bool {
+/// Waits until the slot shows what was last reported, and then writes the row, clean when the process ends:
+/// after a graceful stop the slot must not be found ahead of it. The caller bounds the wait. One that was
+/// given up may still be written, but not once the row is another's.
+pub(super) async fn close_cleanly(
+    monitor: &Monitor,
+    conn: &SqlConn,
+    confirmed_lsn: Lsn,
+    clean: bool,
+) -> bool {
     loop {
         match slot::view(&**conn, &monitor.settings.slot).await {
             Ok(Some(view)) if view.confirmed_flush_lsn >= Some(confirmed_lsn) => break,
@@ -284,7 +298,7 @@ pub(super) async fn close_cleanly(monitor: &Monitor, conn: &SqlConn, confirmed_l
             Ok(None) | Err(_) => return false,
         }
     }
-    match write(monitor, conn, confirmed_lsn, true, monitor.pending.confirmed(confirmed_lsn)).await {
+    match write(monitor, conn, confirmed_lsn, clean, monitor.pending.confirmed(confirmed_lsn)).await {
         Ok(()) => true,
         Err(error) => {
             tracing::warn!(error = %error.report(), "the checkpoint row of the stop cannot be written");
@@ -295,8 +309,18 @@ pub(super) async fn close_cleanly(monitor: &Monitor, conn: &SqlConn, confirmed_l
 
 /// Writes down the record that Kafka refused, for the next start.
 pub(super) async fn remember(monitor: &Monitor, conn: &SqlConn, rejected: &Rejected) {
-    if let Err(error) = checkpoint::set_rejected(conn, &monitor.settings.slot, Some(rejected)).await {
+    let (slot, instance) = (&monitor.settings.slot, &monitor.instance);
+    if let Err(error) = checkpoint::set_rejected(conn, slot, instance, Some(rejected)).await {
         tracing::warn!(%error, "the rejected record cannot be remembered; the next start repeats what is before it");
+    }
+}
+
+/// Says from time to time who keeps the row from being written.
+fn say_locked(error: &PgError, said: &mut Option<Instant>) {
+    if said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
+        *said = Some(Instant::now());
+        let remedy = error.hint();
+        tracing::warn!(error = %error.report(), remedy, "the checkpoint row cannot be written; trying on");
     }
 }
 

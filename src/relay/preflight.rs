@@ -8,10 +8,11 @@ use super::checkpoint::{self, CheckpointError, Identity, Rejected, Verdict, judg
 use super::halt::Halt;
 use super::settings::Settings;
 use super::slot_life::{self, SlotError};
+use crate::dead_letter::DeadLetterError;
 use crate::outbox;
 use crate::postgres::slot::{self, SlotView};
 use crate::postgres::sql::{self, SqlConn};
-use crate::postgres::{ConnInfo, Lsn, PgError, error, publication};
+use crate::postgres::{ConnInfo, Lsn, PgError, error, locks, publication};
 
 /// Why streaming cannot begin.
 #[derive(Debug)]
@@ -36,7 +37,9 @@ impl From<PgError> for Problem {
 impl From<SlotError> for Problem {
     fn from(error: SlotError) -> Self {
         match error {
-            SlotError::Pg(error) | SlotError::Checkpoint(CheckpointError::Pg(error)) => error.into(),
+            SlotError::Pg(error)
+            | SlotError::Checkpoint(CheckpointError::Pg(error))
+            | SlotError::Letters(DeadLetterError::Pg(error)) => error.into(),
             other => Self::Halt(Halt::new(other.to_string(), other.remedy())),
         }
     }
@@ -69,7 +72,7 @@ pub(super) struct Server {
     pub(super) timeline: u32,
 }
 
-/// Connects to that server, or not at all.
+/// Connects to that server, or not at all. Nothing that is done there waits for ever for a lock.
 pub(super) async fn connect_to(
     info: &ConnInfo,
     application_name: &str,
@@ -83,6 +86,7 @@ pub(super) async fn connect_to(
             "the address leads to another server than the stream",
         ));
     }
+    locks::bound_waits(&conn).await?;
     Ok(conn)
 }
 

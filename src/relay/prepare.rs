@@ -30,7 +30,7 @@ use crate::postgres::error::Class;
 use crate::postgres::replication::{ReplicationConn, StartOptions, WalSenderTimeout};
 use crate::postgres::slot::SlotView;
 use crate::postgres::sql::{self, SqlConn};
-use crate::postgres::{Lsn, PgError};
+use crate::postgres::{Lsn, PgError, locks};
 
 /// Longest wait for an open transaction while the slot of a first start is created.
 const CREATE_LOCK_TIMEOUT: Duration = Duration::from_secs(20);
@@ -66,7 +66,12 @@ impl From<Problem> for NotReady {
         match problem {
             Problem::Halt(halt) => Self::Halt(halt),
             Problem::Wait(why) => Self::Wait(why.to_owned()),
-            Problem::Retry(error) => Self::Retry(error.report()),
+            Problem::Retry(error) => {
+                // Where others are in the way a person may want to end them.
+                let hint = error.hint().filter(|_| matches!(error, PgError::Locked { .. }));
+                let why = error.report();
+                Self::Retry(hint.map_or_else(|| why.clone(), |hint| format!("{why}; {hint}")))
+            }
         }
     }
 }
@@ -102,6 +107,8 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
         let why = "the replication connection led to another server than the one before it; trying again";
         return Err(NotReady::Retry(why.to_owned()));
     }
+    // Only now it is known that no pooler is in between.
+    locks::bound_waits(&conn).await?;
     let (producer, inbox, desk) = kafka(relay, known)?;
     // What is sent alone first is read as text: that can always be read.
     let binary = ready.binary && !known.text && ready.rejected.is_none();
@@ -132,7 +139,7 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
     if let Some(rejected) = ready.rejected.clone() {
         let probe =
             Probe { reader, writer, producer, inbox, confirmed_lsn, rejected, status_every, said_at: None };
-        return Err(alone_first(relay, &conn, probe).await);
+        return Err(alone_first(relay, &conn, &known.instance, probe).await);
     }
     tracing::info!(
         slot = relay.settings.slot, %confirmed_lsn, binary, lanes = relay.settings.lanes,
@@ -154,13 +161,13 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
 
 /// Sends the record that Kafka refused at the last stop, alone. Where it would only be stored as a dead
 /// letter it goes its way in the session.
-async fn alone_first(relay: &Relay, conn: &SqlConn, probe: Probe) -> NotReady {
+async fn alone_first(relay: &Relay, conn: &SqlConn, instance: &str, probe: Probe) -> NotReady {
     if relay.settings.on_reject == OnReject::Halt
         && let Outcome::NotReady(not_ready) = probe.run(relay, conn).await
     {
         return not_ready;
     }
-    match checkpoint::set_rejected(conn, &relay.settings.slot, None).await {
+    match checkpoint::set_rejected(conn, &relay.settings.slot, instance, None).await {
         Ok(()) => NotReady::Again,
         Err(error) => Problem::from(error).into(),
     }
@@ -220,7 +227,10 @@ async fn replication_version(conn: &SqlConn) -> String {
 /// The checks of the start; creates the slot of a first start.
 async fn look(relay: &Relay, known: &Known, conn: &SqlConn) -> Result<Ready, NotReady> {
     let instance = Instance { name: known.instance.clone(), reported_lsn: known.reported_lsn };
-    let check = preflight::check(conn, &relay.settings, &relay.outbox, &instance);
+    let check = async {
+        locks::ensure_readable(conn, checkpoint::TABLE).await?;
+        preflight::check(conn, &relay.settings, &relay.outbox, &instance).await
+    };
     let ready = timeout(LOOK_TIMEOUT, check).await.map_err(|_| {
         NotReady::Retry(format!("the server did not answer the checks within {LOOK_TIMEOUT:?}"))
     })??;
@@ -289,9 +299,11 @@ pub(super) struct Parked {
 }
 
 /// Read after the checkpoint row was written: from then on no holder before us stores any. Whatever the
-/// policy is now, a parked key stays parked; without a table there is none.
+/// policy is now, a parked key stays parked; without a table there is none. Letters of another cluster's WAL
+/// are refused: ours would come before them.
 pub(super) async fn parked(relay: &Relay, conn: &SqlConn) -> Result<Parked, NotReady> {
     let slot = &relay.settings.slot;
+    slot_life::ensure_letters_are_of_here(conn, slot).await.map_err(Problem::from)?;
     let read = async {
         let counts = store::counts(conn, slot).await?;
         relay.metrics.dead_letters(counts.iter().map(|(topic, count)| (topic.as_str(), *count)));

@@ -1,15 +1,18 @@
 //! What a refused record means, in words for the person who has to find it: id, key and topic, never its
-//! payload.
+//! payload; and what it is called when Kafka refuses all of us.
 
 use super::halt::{AGAIN, Halt, STAYS};
 use super::parking::MAX_PARKED_KEYS;
-use super::topics::Trouble;
+use super::topics::{MAX_TOPICS, Trouble};
 use crate::kafka::Rejection;
 use crate::outbox::Record;
 
 /// The way out that parks the record instead.
 pub(super) const OR_PARK: &str =
     "WORKER_ON_REJECT=dead-letter stores such records and goes on with other keys";
+
+/// Credentials or certificates, ours or a broker's.
+pub(super) const KAFKA_REFUSES_US: &str = "Kafka refuses our credentials or certificate";
 
 /// Kafka will never take the record.
 pub(super) fn refused(record: &Record, rejection: Rejection, message: &str) -> Halt {
@@ -68,6 +71,20 @@ pub(super) fn too_many_keys(record: &Record) -> Halt {
         format!(
             "{STAYS}; see txstream dead-letter list, mend the cause, then run txstream dead-letter replay or discard, \
              and {AGAIN}"
+        ),
+    )
+}
+
+/// The record would take one topic more than there may be: its table, and the column that names topics.
+pub(super) fn too_many_topics(record: &Record, table: &str, column: &str, skipping: &str) -> Halt {
+    Halt::new(
+        format!(
+            "records of this run go to {MAX_TOPICS} topics already, and record {} would take another: the values of \
+             column {column} of table {table} look like identifiers",
+            describe(record)
+        ),
+        format!(
+            "{STAYS}; set KAFKA_TOPIC_EVENTS to publish to one topic, or correct what writes {column} and {skipping}"
         ),
     )
 }

@@ -8,8 +8,11 @@ use tokio::time::Instant;
 use super::Relay;
 use super::breaker::State;
 use super::core::Core;
+use super::refusal::KAFKA_REFUSES_US;
+use super::session::Refusal;
 use super::summary::Summary;
-use crate::admin::status::{BreakerStatus, InFlight, LaneStatus, Rates, WaitingTopic, rfc3339};
+use crate::admin::status::{BreakerStatus, InFlight, KafkaRefusal, LaneStatus, Rates, WaitingTopic, rfc3339};
+use crate::kafka::error::AUTHENTICATION_REMEDY;
 use crate::metrics::{BreakerState, Metrics};
 
 /// How old the report may be.
@@ -42,7 +45,14 @@ impl Reporter {
     }
 
     /// Reports, when it is due or the breaker changed.
-    pub(super) fn report(&mut self, relay: &Relay, core: &mut Core, acknowledged: u64, now: Instant) {
+    pub(super) fn report(
+        &mut self,
+        relay: &Relay,
+        core: &mut Core,
+        acknowledged: u64,
+        refusal: Option<&Refusal>,
+        now: Instant,
+    ) {
         let transitions = core.breaker_transitions();
         for transition in &transitions {
             relay.metrics.breaker_trip(label(transition.from), label(transition.to));
@@ -58,7 +68,7 @@ impl Reporter {
         self.due_at = now + EVERY;
         self.measure(acknowledged, now);
         gauges(relay, core, now);
-        self.board(relay, core, now);
+        self.board(relay, core, refusal, now);
         let outstanding = core.oldest_taken().map(|taken| now.duration_since(taken));
         if let Some(minute) =
             self.summary.minute(now, acknowledged, outstanding, || relay.metrics.commit_to_ack())
@@ -78,6 +88,7 @@ impl Reporter {
             report.oldest_unconfirmed_age_seconds = None;
             report.lanes.iter_mut().for_each(|lane| lane.queued = 0);
             report.waiting_topics.clear();
+            report.kafka_refusal = None;
             report.rates = Rates::default();
         });
     }
@@ -91,7 +102,7 @@ impl Reporter {
         }
     }
 
-    fn board(&mut self, relay: &Relay, core: &Core, now: Instant) {
+    fn board(&mut self, relay: &Relay, core: &Core, refusal: Option<&Refusal>, now: Instant) {
         let (state, failures, forced) = core.breaker();
         let same = self.breaker.filter(|(known, _)| *known == state);
         let (_, since) = *self.breaker.insert(same.unwrap_or_else(|| (state, SystemTime::now())));
@@ -146,6 +157,7 @@ impl Reporter {
                 report.lanes =
                     core.lane_depths().map(|queued| LaneStatus { queued: queued as u64 }).collect();
                 report.waiting_topics = waiting;
+                report.kafka_refusal = refusal.map(|refusal| refused(refusal, now));
                 report.rates = Rates { published_per_second: Some(rate) };
             },
             reasons,
@@ -163,6 +175,14 @@ fn gauges(relay: &Relay, core: &Core, _now: Instant) {
     metrics.active_workers.set(core.lane_depths().filter(|depth| *depth > 0).count());
     metrics.events_in_queue(ledger.unresolved() - core.outstanding(), core.outstanding());
     metrics.oldest_unconfirmed_age(oldest_age(core));
+}
+
+fn refused(refusal: &Refusal, now: Instant) -> KafkaRefusal {
+    let Refusal { message, since } = refusal;
+    KafkaRefusal {
+        reason: format!("{KAFKA_REFUSES_US}: {message}; {AUTHENTICATION_REMEDY}"),
+        since: rfc3339(SystemTime::now() - now.duration_since(*since)),
+    }
 }
 
 /// Age of the oldest unconfirmed event since its commit, by the server's clock.

@@ -4,6 +4,7 @@
 //! stop; whatever is unconfirmed then is streamed again by the next session.
 
 mod closing;
+mod credentials;
 mod deliveries;
 mod end;
 mod letters;
@@ -16,6 +17,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use self::closing::{Closing, Why};
+use self::credentials::Credentials;
+pub(super) use self::credentials::Refusal;
 pub(super) use self::deliveries::postgres_now;
 pub(super) use self::end::End;
 pub(super) use self::source::{Incoming, Source, Statuses};
@@ -101,8 +104,7 @@ pub(super) struct Session<'a> {
     reading_since: Option<Instant>,
     acknowledged: u64,
     parked: u64,
-    /// What Kafka refused us for, as it was last said.
-    told: Option<String>,
+    credentials: Credentials,
     /// When it was last said that no broker is reachable.
     unreachable_said: Option<Instant>,
     /// The server's last notice.
@@ -157,7 +159,7 @@ impl<'a> Session<'a> {
             reading_since: None,
             acknowledged: 0,
             parked: 0,
-            told: None,
+            credentials: Credentials::default(),
             unreachable_said: None,
             server_said: None,
         }
@@ -205,6 +207,12 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Records that were read and are not confirmed, one that waits for its topic's limit included: what comes
+    /// again if the session ends now.
+    pub(super) fn unconfirmed(&self) -> usize {
+        self.core.ledger().unconfirmed() + usize::from(self.intake.wanted_limit().is_some())
+    }
+
     /// What is due now.
     fn turn(&mut self, lines: &Lines<'_>, now: Instant) -> Result<(), End> {
         self.relay.board.turn();
@@ -221,7 +229,8 @@ impl<'a> Session<'a> {
         let resolved = self.acknowledged + self.parked;
         let stand = Stand { confirmed_lsn: self.core.ledger().confirmed_lsn(), resolved };
         lines.stand.send_if_modified(|known| std::mem::replace(known, stand) != stand);
-        self.reporter.report(self.relay, &mut self.core, self.acknowledged, now);
+        let refusal = self.credentials.refusal(self.core.oldest_taken(), now);
+        self.reporter.report(self.relay, &mut self.core, self.acknowledged, refusal, now);
         self.look_for_an_end(now)
     }
 

@@ -8,6 +8,7 @@ mod create;
 mod drop;
 mod error;
 mod known;
+mod letters;
 mod published;
 mod reset;
 mod younger;
@@ -28,6 +29,7 @@ pub use create::{CreateSlot, Created, create};
 pub use drop::{Droppable, drop, droppable};
 pub use error::SlotError;
 pub use known::known;
+pub(super) use letters::ensure_letters_are_of_here;
 pub(crate) use published::add_columns;
 pub use published::ensure_published;
 pub use reset::{
@@ -115,7 +117,9 @@ impl Found {
     /// Where the gap begins that a new slot leaves.
     pub fn confirmed_lsn(&self) -> Option<Lsn> {
         let by_slot = self.slot.as_ref().and_then(|slot| slot.confirmed_flush_lsn);
-        by_slot.or_else(|| self.row.as_ref().and_then(|row| row.confirmed_lsn))
+        // A position in another cluster's WAL is none here.
+        let row = self.row.as_ref().filter(|row| row.system_identifier == self.system_identifier);
+        by_slot.or_else(|| row.and_then(|row| row.confirmed_lsn))
     }
 
     /// The slot, or why there is none.

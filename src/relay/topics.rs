@@ -15,6 +15,11 @@ use super::lane::{Queued, split};
 use crate::kafka::Ticket;
 use crate::outbox::Record;
 
+/// More topics than this are no topics of events: an identifier has come into the column that names them. Each
+/// costs a place here for as long as the session lives, a question to the broker a minute, and a name in the
+/// metadata that every client of the cluster reads.
+pub(super) const MAX_TOPICS: usize = 10_000;
+
 /// Names a topic within a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct TopicId(pub(super) u32);
@@ -265,6 +270,11 @@ impl Topics {
     /// The topic.
     pub(super) fn get(&self, id: TopicId) -> &Topic {
         &self.topics[id.0 as usize]
+    }
+
+    /// Whether the topic is known, or one more may be.
+    pub(super) fn has_room_for(&self, name: &Arc<str>) -> bool {
+        self.topics.len() < MAX_TOPICS || self.by_name.contains_key(name)
     }
 
     /// The topic, to change; what it says of holding is looked at again by [`Topics::settle`].

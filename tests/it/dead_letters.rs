@@ -22,7 +22,10 @@ pub(crate) struct Small {
 
 impl Small {
     pub(crate) async fn new() -> Self {
-        let outbox = Outbox::with_slot().await;
+        Self::on(Outbox::with_slot().await).await
+    }
+
+    async fn on(outbox: Outbox) -> Self {
         let kind = unique("small");
         let topic = format!("outbox.event.{kind}");
         outbox.kafka.create_topic(&topic, 3, &[("max.message.bytes", "2000")]).await;
@@ -470,6 +473,42 @@ async fn the_standbys_of_a_failover_slot_have_a_letter_before_it_counts() {
     let advance = format!("select pg_replication_slot_advance('standby', '{position}')");
     client.batch_execute(&advance).await.unwrap();
     assert!(store::standbys_have(&client, position).await.unwrap(), "it has the WAL now");
+}
+
+#[tokio::test]
+async fn a_letter_discarded_while_the_standbys_lack_it_does_not_come_again() {
+    let postgres = Postgres::start(18, &[("synchronized_standby_slots", "standby")]).await;
+    let small = Small::on(Outbox::migrated_on(&postgres).await).await;
+    let database = &small.outbox.database;
+    database.exec("select pg_create_physical_replication_slot('standby', true)").await;
+    small.outbox.done(&["slot", "create", "--failover"]).await;
+    let relay = small.relay().await;
+    small.insert_large("k", 1).await;
+    // The standby has the row, and not what is written from now on.
+    let reaches = "select pg_replication_slot_advance('standby', pg_current_wal_flush_lsn())";
+    database.exec(reaches).await;
+    small.letters(1).await;
+    let waits =
+        "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()
+                    and query like '%synchronized_standby_slots%' and backend_type = 'client backend'";
+    let client = database.client().await;
+    let looked = async || (client.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 1).then_some(());
+    eventually(SOON, "the letter waits for the standby", looked).await;
+    small.done(&["discard", "--all", "--yes"]).await;
+    small.letters(0).await;
+    // Whatever interrupts the wait, here the end of its session, stores nothing again.
+    let end = waits.replace("count(*)", "count(pg_terminate_backend(pid, 5000))");
+    assert_eq!(client.query_one(&end, &[]).await.unwrap().get::<_, i64>(0), 1);
+    eventually(SOON, "it waits again", looked).await;
+    database.exec(reaches).await;
+    eventually(SOON, "the letter counts as stored", async || {
+        let parked = [("status", "parked"), ("event_type", "Tested")];
+        let metrics = relay.metrics().await;
+        (metrics.get("txstream_events_processed_total", &parked) == Some(1.0)).then_some(())
+    })
+    .await;
+    small.letters(0).await;
+    stop(relay).await;
 }
 
 #[tokio::test]

@@ -35,6 +35,8 @@ mod doctor_standby;
 mod documented;
 /// `lag`, with a relay and without.
 mod lag;
+/// A table of ours that somebody locks.
+mod locked;
 /// What a relay logs while all is well.
 mod logs;
 /// `migrate`: what is made, what is adopted, and that nothing else is ever dropped.

@@ -3,6 +3,9 @@
 
 use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
 
+use txstream::postgres::Lsn;
+use txstream::relay::checkpoint::{self, Identity, Progress, Rejected};
+
 use crate::support::port::free_port;
 use crate::support::wait::SOON;
 use crate::support::{Halted, Outbox, Postgres, Shutdown, eventually, unique};
@@ -233,4 +236,34 @@ async fn a_payload_near_the_usual_limit_arrives_whole() {
     outbox.streams(&[], &[]).await;
     let mut topic = outbox.topic(&kind);
     assert_eq!(topic.read_count(1).await[0].value_text(), payload(900_000));
+}
+
+/// A stop that met its deadline leaves statements behind at the server, which may come to their end late.
+#[tokio::test]
+async fn what_a_holder_writes_late_leaves_the_row_of_the_next_one_as_it_is() {
+    let outbox = Outbox::with_slot().await;
+    let (slot, client) = (outbox.slot(), outbox.database.client().await);
+    let identity =
+        |instance| Identity { system_identifier: "1", database: slot, instance, reported_lsn: Lsn::ZERO };
+    let rejected = Rejected {
+        table: "public.outbox".into(),
+        row_id: "1".into(),
+        topic: "t".into(),
+        commit_lsn: 7,
+        ordinal: 0,
+        reason: "invalid".into(),
+    };
+    checkpoint::claim(&client, slot, &identity("before"), Some(Lsn(10))).await.unwrap();
+    checkpoint::set_rejected(&client, slot, "before", Some(&rejected)).await.unwrap();
+    checkpoint::claim(&client, slot, &identity("next"), Some(Lsn(10))).await.unwrap();
+    let row = checkpoint::read(&client, slot).await.unwrap().unwrap();
+    assert_eq!(row.rejected.as_ref(), Some(&rejected));
+
+    let late =
+        Progress { slot, identity: &identity("before"), confirmed_lsn: Lsn(20), clean: true, recovery: None };
+    assert!(!checkpoint::advance(&client, &late).await.unwrap());
+    checkpoint::set_rejected(&client, slot, "before", None).await.unwrap();
+    assert_eq!(checkpoint::read(&client, slot).await.unwrap().unwrap(), row);
+    checkpoint::set_rejected(&client, slot, "next", None).await.unwrap();
+    assert_eq!(checkpoint::read(&client, slot).await.unwrap().unwrap().rejected, None);
 }

@@ -27,6 +27,20 @@ fn errors(relay: &Relay, word: &str) -> usize {
     relay.log().iter().filter(|line| line.contains("ERROR") && line.contains(word)).count()
 }
 
+/// Waits until `/readyz` and `/status` say that Kafka refuses us, why, and what to do.
+async fn names_the_refusal(relay: &Relay, why: &str) {
+    let names = |text: &str| {
+        text.contains("Kafka refuses our credentials or certificate")
+            && text.to_lowercase().contains(why)
+            && text.contains("check security.protocol")
+    };
+    eventually(SOON, "/readyz and /status name the refusal", async || {
+        let reason = relay.status().await["kafka_refusal"]["reason"].as_str()?.to_owned();
+        (names(&reason) && names(&relay.get("/readyz").await.body)).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_right_taken_away_and_given_back_makes_its_topic_wait_while_others_flow() {
     let kafka = Kafka::start_secured(&[]).await;
@@ -111,6 +125,7 @@ async fn wrong_credentials_are_said_once_and_waited_with_until_they_are_mended()
         })
         .await;
     assert!(!line.contains("wonderland"), "{line}");
+    names_the_refusal(&relay, "authenticat").await;
     load.commits(100).await;
     assert!(topic.read_to_end().await.is_empty());
     kafka.set_password(USER, "wonderland").await;
@@ -118,6 +133,12 @@ async fn wrong_credentials_are_said_once_and_waited_with_until_they_are_mended()
     load.stop().await;
     assert_eq!(outbox.all_arrive(&mut topic).await.duplicates, 0);
     state_is(&relay, "streaming").await;
+    eventually(SOON, "/readyz names it no longer", async || {
+        let ready = relay.get("/readyz").await;
+        (ready.status == 200 && !ready.body.contains("refuses")).then_some(())
+    })
+    .await;
+    assert!(relay.status().await["kafka_refusal"].is_null());
     assert_eq!(errors(&relay, "uthenticat"), 1, "it is said once: {}", relay.log().join("\n"));
     assert!(relay.is_running());
     assert!(!relay.log().join("\n").contains("wonderland"), "the password is never said");
@@ -139,6 +160,7 @@ async fn a_broker_whose_certificate_nobody_vouches_for_gets_nothing() {
             line.contains("ERROR") && line.to_lowercase().contains("certificate")
         })
         .await;
+    names_the_refusal(&relay, "certificate").await;
     assert!(outbox.topic(&kafka).read_to_end().await.is_empty());
     assert!(relay.is_running());
     relay.sigterm().await;

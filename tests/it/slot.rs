@@ -274,14 +274,14 @@ async fn the_checkpoint_row_keeps_what_is_not_being_written() {
         ordinal: 3,
         reason: "too large".into(),
     };
-    checkpoint::set_rejected(&client, "s", Some(&rejected)).await.unwrap();
+    checkpoint::set_rejected(&client, "s", "i", Some(&rejected)).await.unwrap();
     checkpoint::set_backfill_pending(&client, "s", true).await.unwrap();
     checkpoint::advance(&client, &step(6, true, None)).await.unwrap();
     let row = checkpoint::read(&client, "s").await.unwrap().unwrap();
     assert_eq!((row.confirmed_lsn, row.clean, row.backfill_pending), (Some(Lsn(6)), true, true));
     assert_eq!(row.recovery, Some(pair));
     assert_eq!(row.rejected, Some(rejected));
-    checkpoint::set_rejected(&client, "s", None).await.unwrap();
+    checkpoint::set_rejected(&client, "s", "i", None).await.unwrap();
     let row = checkpoint::read(&client, "s").await.unwrap().unwrap();
     assert_eq!((row.recovery, &row.rejected), (Some(pair), &None));
     checkpoint::replace(&client, &checkpoint::Row { recovery: None, ..row.clone() }).await.unwrap();

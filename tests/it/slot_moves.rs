@@ -1,7 +1,7 @@
 //! A slot that is moved on purpose, taken over, or cannot decode: the commands say what that means before
 //! they change anything.
 
-use crate::slot_reset::noted;
+use crate::slot_reset::{BACKFILL, noted};
 use crate::support::wait::SOON;
 use crate::support::{Outbox, Postgres, unique};
 
@@ -124,6 +124,49 @@ async fn what_another_passed_is_still_brought_by_a_backfill() {
     outbox.repair(&["slot", "reset", "--backfill", "--yes", "--lock-timeout", "30s"]).await;
     outbox.streams(&[], &[]).await;
     assert_eq!(keys(&outbox, &kind).await, ["passed-by-another"]);
+}
+
+#[tokio::test]
+async fn dead_letters_of_another_cluster_are_dealt_with_before_a_slot_goes_on() {
+    let outbox = Outbox::with_slot().await;
+    let slot = outbox.slot();
+    // As a dump of another cluster brings it.
+    let restored = format!(
+        "INSERT INTO txstream_dead_letter
+             (slot, table_name, row_id, commit_lsn, ordinal, topic, key, reason, error, header_names, header_values)
+         SELECT '{slot}', 'public.outbox', n::text, 'FFFF/0', n, 'outbox.event.other', 'k', 'behind', '', '{{}}', '{{}}'
+           FROM generate_series(1, 2) n"
+    );
+    let discard = &["dead-letter", "discard", "--all", "--yes"];
+    let counted = format!("2 dead letters of slot {slot}");
+    let says = [
+        counted.as_str(),
+        "stand beyond the end of this server's WAL",
+        "txstream dead-letter replay --all",
+        "txstream dead-letter discard --all",
+    ];
+    outbox.database.exec(&restored).await;
+    outbox.database.exec("UPDATE txstream_checkpoint SET system_identifier = '4711'").await;
+    for args in [&["slot", "adopt", "--yes"][..], &["slot", "reset", "--yes"], BACKFILL] {
+        refused(&outbox, args, &says).await;
+    }
+    assert_eq!(outbox.slots().await, 1, "the slot is as it was");
+    outbox.done(discard).await;
+    outbox.done(&["slot", "adopt", "--yes"]).await;
+    outbox.database.exec(&restored).await;
+    outbox.halts(&[], &[]).await.names(&says[..2]).advises("txstream dead-letter discard --all");
+    outbox.done(discard).await;
+    outbox.streams(&[], &[]).await;
+
+    outbox.done(&["slot", "drop", "--yes"]).await;
+    outbox.database.exec(&restored).await;
+    for args in [&["slot", "create"][..], &["slot", "create", "--backfill"]] {
+        refused(&outbox, args, &says).await;
+    }
+    assert_eq!(outbox.slots().await, 0);
+    outbox.done(discard).await;
+    outbox.done(&["slot", "create", "--lock-timeout", "30s"]).await;
+    outbox.streams(&[], &[]).await;
 }
 
 /// A slot made by hand before its publication, with rows in between.

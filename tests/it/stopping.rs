@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::load::{Load, Outbox};
 use crate::support::relay::Exit;
 use crate::support::wait::SOON;
-use crate::support::{Kafka, Postgres, Proxy, Relay, Shutdown, Topic, eventually};
+use crate::support::{Kafka, Postgres, Proxy, Relay, Shutdown, Topic, eventually, unique};
 
 /// Sends SIGTERM and waits for the end, which must be a success.
 async fn stop(relay: Relay) -> Exit {
@@ -192,6 +192,48 @@ async fn a_stop_that_kafka_does_not_let_finish_ends_at_its_deadline_or_at_a_seco
     }
     let _relay = outbox.relay(kafka.bootstrap(), &[]).await;
     assert_eq!(outbox.all_arrive(&mut outbox.topic(&kafka)).await.rows, 12);
+}
+
+#[tokio::test]
+async fn a_stop_does_not_call_everything_confirmed_while_a_row_waits_for_the_limit_of_its_topic() {
+    let kafka = Kafka::start(&[]).await;
+    let mut outbox = Outbox::new(Postgres::shared().await).await;
+    let relay = outbox.relay(kafka.bootstrap(), &[("SHUTDOWN_TIMEOUT", "2s")]).await;
+    outbox.insert("k", 1).await;
+    outbox.confirmed().await;
+    kafka.freeze().await;
+    // Nobody has told the relay of this topic yet.
+    outbox.aggregate_type = unique("unheard");
+    outbox.insert("k", 2).await;
+    eventually(SOON, "the row waits and is not in flight", async || {
+        let status = relay.status().await;
+        let waits = !status["oldest_unconfirmed_age_seconds"].is_null();
+        (waits && status["in_flight"]["records"] == 0).then_some(())
+    })
+    .await;
+    let exit = stop(relay).await;
+    assert!(!exit.stderr.contains("everything that was read is confirmed"), "{}", exit.stderr);
+    let said = exit.stderr.lines().find(|line| line.contains("may repeat")).expect("it says what may repeat");
+    assert!(said.contains("records=1"), "{said}");
+    kafka.thaw().await;
+    let _relay = outbox.relay(kafka.bootstrap(), &[]).await;
+    assert_eq!(outbox.all_arrive(&mut outbox.topic(&kafka)).await.rows, 1);
+}
+
+#[tokio::test]
+async fn a_stop_between_two_sessions_says_what_the_last_one_left_unconfirmed() {
+    let kafka = Kafka::start(&[]).await;
+    let postgres = Postgres::shared().await;
+    let outbox = Outbox::new(postgres).await;
+    let proxy = Proxy::to(postgres.port()).await;
+    let url = outbox.database.url_through(proxy.port());
+    let relay = stuck(&outbox, &kafka, &[("DATABASE_URL", &url)]).await;
+    proxy.refuse();
+    relay.wait_for_log("the lost session", SOON, |line| line.contains("not streaming")).await;
+    let exit = stop(relay).await;
+    let said = exit.stderr.lines().find(|line| line.contains("may repeat")).expect("it says what may repeat");
+    assert!(said.contains("records=3"), "{said}");
+    kafka.thaw().await;
 }
 
 #[tokio::test]

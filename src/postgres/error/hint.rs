@@ -3,7 +3,7 @@
 
 use std::io;
 
-use super::{PgError, ServerError, report};
+use super::{LockHolder, PgError, ServerError, report};
 
 const POOLER: &str = "replication needs a direct connection: if this address is a connection pooler \
                       (PgBouncer, Pgpool, RDS Proxy, Supavisor), set REPLICATION_URL to the server itself";
@@ -14,6 +14,10 @@ pub(super) fn of(error: &PgError) -> Option<String> {
         PgError::Sql(sql) => of_server(&sql.as_db_error()?.into(), false),
         PgError::Io { source, .. } => of_io(source).map(str::to_owned),
         PgError::Tls { .. } => Some(of_tls(&report(error)).to_owned()),
+        PgError::Locked { holders, .. } => Some(holders.iter().find_map(LockHolder::end).map_or_else(
+            || "it goes on by itself".to_owned(),
+            |sql| format!("it goes on by itself when that ends; to end it: {sql}"),
+        )),
         PgError::Timeout { .. } => {
             Some("check host and port, firewalls and security groups; connect_timeout sets the limit".into())
         }

@@ -3,7 +3,7 @@ use bytes::Bytes;
 use super::*;
 use crate::relay::settings::{self, OnReject};
 
-fn settings() -> Settings {
+pub(in crate::relay) fn settings() -> Settings {
     let second = Duration::from_secs(1);
     Settings {
         slot: "s".to_owned(),

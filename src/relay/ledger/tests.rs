@@ -46,8 +46,10 @@ fn a_later_transaction_waits_for_an_earlier_one() {
     ledger.resolve(second);
     assert_eq!(ledger.confirmed_lsn(), Lsn(100));
     assert_eq!(ledger.oldest().unwrap().resolved_behind, 1);
+    assert_eq!((ledger.unresolved(), ledger.unconfirmed()), (1, 2), "the second comes again too");
     ledger.resolve(first);
     assert_eq!(ledger.confirmed_lsn(), Lsn(300));
+    assert_eq!(ledger.unconfirmed(), 0);
 }
 
 #[test]

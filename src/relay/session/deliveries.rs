@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::Session;
 use crate::kafka::{self, Event, Failure, FailureClass, Rejection, TopicTrouble, Trouble};
 use crate::metrics::ErrorType;
+use crate::relay::refusal::KAFKA_REFUSES_US;
 
 /// How often it is said that no broker is reachable.
 const SAY_EVERY: Duration = Duration::from_secs(10);
@@ -27,7 +28,7 @@ impl Session<'_> {
                 Event::Acknowledged(ticket) => {
                     let record = self.core.acknowledged(ticket, now);
                     self.acknowledged += 1;
-                    self.told = None;
+                    self.credentials.acknowledged();
                     let commit_to_ack = (wall - record.commit_time) as f64 / 1e6;
                     self.routes.touch(record.route).acknowledged(
                         record.publishing.as_secs_f64(),
@@ -108,24 +109,14 @@ impl Session<'_> {
                 self.core.transport_trouble(false, now);
             }
             Trouble::Authentication(message) => {
-                // librdkafka tells it at every attempt; a person wants it once.
-                let gist = gist(&message);
-                if self.told.as_deref() != Some(gist) {
-                    self.told = Some(gist.to_owned());
-                    tracing::error!(error = %message, remedy = "check the SASL and TLS properties (-X, KAFKA_CONFIG_FILE)",
-                        "Kafka refuses our credentials or certificate; trying on");
+                if self.credentials.refused(&message, now) {
+                    tracing::error!(error = %message, remedy = kafka::error::AUTHENTICATION_REMEDY, "{KAFKA_REFUSES_US}; trying on");
                 }
                 self.relay.board.note(|report| report.last_error = Some(message));
             }
             Trouble::Fatal(message) => self.core.producer_is_finished(message),
         }
     }
-}
-
-/// What stays the same of an error of a connection from broker to broker and from attempt to attempt.
-fn gist(message: &str) -> &str {
-    let reason = message.split_once(": ").map_or(message, |(_broker, reason)| reason);
-    reason.split_once(" (after ").map_or(reason, |(reason, _time)| reason)
 }
 
 /// Now, as Postgres counts: µs since 2000-01-01 UTC.

@@ -3,18 +3,23 @@
 use tokio::time::Instant;
 
 use super::{End, Session};
+use crate::postgres::PgError;
 use crate::relay::letter_desk::Answer;
 
 impl Session<'_> {
     /// Takes in an answer of the desk.
     ///
     /// # Errors
-    /// [`End::Replaced`] when the slot is another instance's.
+    /// [`End::Replaced`] when the slot is another instance's, [`End::Lost`] when nobody stores letters any more.
     pub(super) fn letters_answered(&mut self, answer: Answer) -> Result<(), End> {
         let now = Instant::now();
         let batch = self.letters.done(&answer, &self.core, now);
         match answer {
             Answer::Replaced => return Err(End::Replaced),
+            Answer::Gone => {
+                let error = PgError::protocol("store dead letters", "the task that stores them has ended");
+                return Err(End::Lost(error));
+            }
             Answer::Stored => {
                 for route in self.core.stored(&batch) {
                     match route {

@@ -3,7 +3,7 @@
 
 use tokio_postgres::Client;
 
-use super::{Found, SlotError, find_idle, fresh};
+use super::{Found, SlotError, ensure_letters_are_of_here, find_idle, fresh};
 use crate::postgres::Lsn;
 use crate::relay::checkpoint::{self, Row};
 
@@ -72,5 +72,6 @@ async fn adoptable(client: &Client, slot: &str) -> Result<Found, SlotError> {
     if found.row.as_ref().is_some_and(|row| row.backfill_pending && !row.dropped) {
         return Err(SlotError::BackfillPending(slot.to_owned()));
     }
+    ensure_letters_are_of_here(client, slot).await?;
     Ok(found)
 }

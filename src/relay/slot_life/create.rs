@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
-use super::{BY_COMMAND, SlotError, ensure_published, fresh};
+use super::{BY_COMMAND, SlotError, ensure_letters_are_of_here, ensure_published, fresh};
 use crate::outbox;
 use crate::postgres::Lsn;
 use crate::postgres::slot::{self, CreateError, NewSlot, SlotView};
@@ -61,6 +61,7 @@ pub async fn create(client: &Client, new: &CreateSlot<'_>) -> Result<Created, Sl
         reported_lsn: Lsn::ZERO,
     };
     may_create(new.slot, new.first_only, judge(row.as_ref(), None, &identity))?;
+    ensure_letters_are_of_here(client, new.slot).await?;
     let made = NewSlot { name: new.slot, failover: new.failover, lock_timeout: new.lock_timeout };
     let at = match slot::create(client, &made).await {
         Ok(at) => at,

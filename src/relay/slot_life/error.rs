@@ -1,6 +1,7 @@
 //! Why a slot was left as it is, and what mends that.
 
 use super::{ELSEWHERE, FINISH_BACKFILL, RESET};
+use crate::dead_letter::DeadLetterError;
 use crate::postgres::publication::Gap;
 use crate::postgres::slot::{CreateError, NotOurs, Terminal};
 use crate::postgres::{Lsn, PgError};
@@ -130,6 +131,22 @@ pub enum SlotError {
         /// What Postgres says.
         source: PgError,
     },
+    /// Dead letters came by a dump and a restore.
+    #[error(
+        "{letters} dead letters of slot {slot} in txstream_dead_letter stand beyond the end of this server's WAL, {end}: \
+         they come from another cluster, and what is stored from now on would be replayed before them"
+    )]
+    LettersFromElsewhere {
+        /// Slot name.
+        slot: String,
+        /// How many.
+        letters: u64,
+        /// The end of WAL.
+        end: Lsn,
+    },
+    /// The table of dead letters.
+    #[error(transparent)]
+    Letters(#[from] DeadLetterError),
     /// Creation failed.
     #[error(transparent)]
     Create(#[from] CreateError),
@@ -178,6 +195,12 @@ impl SlotError {
                       nothing was changed"
                     .to_owned(),
             },
+            Self::LettersFromElsewhere { .. } => {
+                "publish them with txstream dead-letter replay --all, or give them up with txstream dead-letter discard \
+                 --all; then run this again"
+                    .to_owned()
+            }
+            Self::Letters(error) => error.remedy(),
             Self::Create(error) => error.remedy(),
             Self::Checkpoint(error) => error.remedy(),
             Self::Pg(error) => error.hint().unwrap_or_else(|| "see the server's log".to_owned()),

@@ -9,7 +9,9 @@
 use tokio_postgres::Client;
 
 use super::create::may_create;
-use super::{BY_COMMAND, BY_RESET, Found, SlotError, ensure_published, find_idle, fresh};
+use super::{
+    BY_COMMAND, BY_RESET, Found, SlotError, ensure_letters_are_of_here, ensure_published, find_idle, fresh,
+};
 use crate::outbox::{self, TableName};
 use crate::postgres::Lsn;
 use crate::postgres::replication::ReplicationConn;
@@ -82,10 +84,12 @@ impl Survey {
 /// Looks at slot, row and tables. Changes nothing.
 ///
 /// # Errors
-/// [`SlotError`] when the slot is another's or in use, or the publication does not cover the tables.
+/// [`SlotError`] when the slot is another's or in use, the publication does not cover the tables, or dead
+/// letters are from another cluster.
 pub async fn survey(client: &Client, reset: &Reset<'_>) -> Result<Survey, SlotError> {
     let found = find_idle(client, reset.new.name).await?;
     ensure_published(client, reset.publication, reset.outbox).await?;
+    ensure_letters_are_of_here(client, reset.new.name).await?;
     let goes_on = found.row.as_ref().is_some_and(|row| {
         row.backfill_pending && !row.dropped && row.instance == BY_RESET && is_here(row, &found)
     }) && found.slot.as_ref().is_none_or(|slot| slot.terminal().is_none());

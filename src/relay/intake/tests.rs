@@ -1,0 +1,86 @@
+use super::*;
+use crate::outbox::{Preset, Settings, TableName};
+use crate::pgoutput::{Relation, RelationColumn, Tuple, Value};
+use crate::relay::backoff::Backoff;
+use crate::relay::breaker::Breaker;
+use crate::relay::settings::OnReject;
+use crate::relay::topics::MAX_TOPICS;
+
+/// `id`, `aggregatetype`, `aggregateid`, `type`, `payload`, all text.
+const COLUMNS: [&str; 5] = ["id", "aggregatetype", "aggregateid", "type", "payload"];
+
+const TEXT: u32 = 25;
+
+/// Intake with the core and the routes behind it, inside a transaction.
+struct Bench {
+    intake: Intake,
+    core: Core,
+    routes: Routes,
+    rows: usize,
+}
+
+impl Bench {
+    fn new(on_reject: OnReject) -> Self {
+        let settings = crate::relay::core::tests::settings();
+        let settings = crate::relay::Settings { on_reject, ..settings };
+        let (breaker, backoff) = (Breaker::new(settings.breaker), Backoff::seeded(settings.backoff, 1));
+        let metrics = Metrics::new();
+        let outbox = Settings {
+            tables: TableName::parse_list("outbox").unwrap(),
+            preset: Preset::Debezium,
+            placement: vec![],
+            fixed_topic: None,
+        };
+        let mut bench = Self {
+            intake: Intake::new(Origin::Slot, Mapper::new(outbox), Arc::clone(&metrics)),
+            core: Core::new(settings, Lsn(1), breaker, backoff),
+            routes: Routes::new(metrics),
+            rows: 0,
+        };
+        let column = |name: &str| RelationColumn { name: name.to_owned(), type_id: TEXT, type_modifier: -1 };
+        bench.give(Message::Begin { final_lsn: Lsn(0x10), commit_time: 0, xid: 1 });
+        bench.give(Message::Relation(Relation {
+            id: 7,
+            namespace: "public".to_owned(),
+            name: "outbox".to_owned(),
+            columns: COLUMNS.map(column).to_vec(),
+        }));
+        bench
+    }
+
+    fn give(&mut self, message: Message) {
+        self.intake.decoded(message, &mut self.core, &mut self.routes, Instant::now());
+    }
+
+    fn row(&mut self, aggregate_type: &str) {
+        self.rows += 1;
+        let id = format!("id-{}", self.rows);
+        let text = |value: &str| Value::Text(Bytes::copy_from_slice(value.as_bytes()));
+        let values = [id.as_str(), aggregate_type, "key-1", "Made", "{}"].map(text);
+        self.give(Message::Insert { relation_id: 7, row: Tuple::from_values(&values).unwrap() });
+    }
+}
+
+#[test]
+fn one_topic_more_than_there_may_be_halts_before_it_and_names_the_column_whatever_the_policy() {
+    for on_reject in [OnReject::Halt, OnReject::DeadLetter] {
+        let mut bench = Bench::new(on_reject);
+        for n in 0..MAX_TOPICS {
+            bench.core.set_limit(&Arc::from(format!("outbox.event.{n}")), 1_000);
+            bench.row(&n.to_string());
+        }
+        // A known one is still taken.
+        bench.row("77");
+        assert!(bench.intake.is_open());
+        bench.row("order-4711");
+        let halt = bench.intake.halt().expect("one too many");
+        for part in ["10000 topics", "id-10002", "outbox.event.order-4711", "aggregatetype", "public.outbox"]
+        {
+            assert!(halt.what.contains(part), "{part:?} is missing in {:?}", halt.what);
+        }
+        for part in ["KAFKA_TOPIC_EVENTS", "correct what writes aggregatetype", "slot advance 0/11"] {
+            assert!(halt.remedy.contains(part), "{part:?} is missing in {:?}", halt.remedy);
+        }
+        assert_eq!(bench.core.ledger().unresolved(), MAX_TOPICS + 1, "it was not taken");
+    }
+}

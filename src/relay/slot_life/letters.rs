@@ -1,0 +1,24 @@
+//! Dead letters that came from another cluster, by a dump and a restore: their places are positions in
+//! another WAL. What is stored from now on would stand before them, and be replayed before them.
+
+use tokio_postgres::Client;
+
+use super::SlotError;
+use crate::dead_letter::{DeadLetterError, store};
+
+/// Refuses letters from beyond the end of this server's WAL.
+///
+/// # Errors
+/// [`SlotError::LettersFromElsewhere`].
+pub(in crate::relay) async fn ensure_letters_are_of_here(
+    client: &Client,
+    slot: &str,
+) -> Result<(), SlotError> {
+    match store::beyond(client, slot).await {
+        Ok(None) | Err(DeadLetterError::NoTable) => Ok(()),
+        Ok(Some(store::Beyond { letters, end })) => {
+            Err(SlotError::LettersFromElsewhere { slot: slot.to_owned(), letters, end })
+        }
+        Err(error) => Err(error.into()),
+    }
+}
