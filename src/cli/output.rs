@@ -19,7 +19,11 @@ pub(crate) enum Format {
 /// A table with these column names, fitted to the terminal where there is one.
 pub(crate) fn table<I: IntoIterator<Item: Into<String>>>(header: I) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(presets::NOTHING);
+    // One that does not know its width says 0: `script`, a terminal that a container engine makes.
+    if table.width() != Some(0) {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+    }
     table.set_header(header.into_iter().map(|name| {
         let cell = Cell::new(name.into());
         if colours(&io::stdout()) { cell.add_attribute(Attribute::Bold) } else { cell }
