@@ -78,6 +78,8 @@ mod big;
 mod cluster;
 /// A relay killed at any moment loses nothing.
 mod crash;
+/// What a connector of Debezium leaves behind is taken over.
+mod debezium;
 /// A committed row becomes exactly the promised record.
 mod delivery;
 /// Whatever breaks, nothing is lost or reordered.
