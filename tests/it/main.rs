@@ -68,6 +68,8 @@ mod structure;
 mod tls;
 /// `verify`: the topics beside the table.
 mod verify;
+/// Where it must not say that all is well.
+mod verify_doubt;
 
 /// What the tests below write and how they judge what arrived.
 mod load;
