@@ -12,7 +12,7 @@ use super::output::{self, Format};
 use super::{Failure, OutputArgs};
 use crate::config::{Config, units};
 use crate::postgres::error::report;
-use crate::verify::{self, Counts, Named, Progress, Report, Since, Tell, Verify, VerifyError};
+use crate::verify::{self, Named, Progress, Report, Since, Tell, Verify, VerifyError};
 
 /// Compare the topics with the outbox tables: missing, duplicated, out of order
 #[derive(Debug, clap::Args)]
@@ -70,10 +70,11 @@ pub(super) async fn run(args: &VerifyArgs, config: &Config) -> Result<(), Failur
         Format::Json => output::print_json(&report)?,
         Format::Table => output::print(&text(&report))?,
     }
-    judge(&report.counts)
+    judge(&report)
 }
 
-fn judge(counts: &Counts) -> Result<(), Failure> {
+fn judge(report: &Report) -> Result<(), Failure> {
+    let counts = &report.counts;
     let what = [
         (counts.missing, "confirmed rows are missing in Kafka"),
         (counts.out_of_order, "records are out of order"),
@@ -81,7 +82,16 @@ fn judge(counts: &Counts) -> Result<(), Failure> {
     let what: Vec<String> =
         what.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
     if what.is_empty() {
-        return Ok(());
+        return match &report.slot_ended {
+            Some(ended) if counts.not_confirmed > 0 => Err(Failure::halted(
+                format!(
+                    "{} rows are not in Kafka, and slot {} {ended}",
+                    counts.not_confirmed, report.slot_name
+                ),
+                "txstream doctor prints the command that makes the slot; --backfill publishes what is in the table",
+            )),
+            _ => Ok(()),
+        };
     }
     Err(Failure::halted(
         what.join(", "),
@@ -183,7 +193,15 @@ fn notes(report: &Report) -> Vec<String> {
     if let Some(since) = &report.since {
         notes.push(format!("only rows since {since} were compared"));
     }
-    if counts.not_confirmed > 0 {
+    if counts.expired > 0 {
+        notes.push(format!(
+            "expired: {} rows are not in Kafka, and their topic no longer keeps what is as old, or is compacted: whether \
+             they were there once cannot be told",
+            counts.expired
+        ));
+    }
+    let on_its_way = report.slot_ended.is_none();
+    if counts.not_confirmed > 0 && on_its_way {
         let at = report.confirmed_flush_lsn.as_deref().unwrap_or("nothing");
         notes.push(format!(
             "not yet confirmed: {} rows are not in Kafka, and slot {} has confirmed {at}, the rows reach to {}; \

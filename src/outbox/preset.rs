@@ -68,6 +68,14 @@ impl Preset {
         }
     }
 
+    /// The column without which a record has no value; `None` where a record always has one.
+    pub fn value_column(self) -> Option<&'static str> {
+        match self {
+            Self::Debezium => Some("payload"),
+            Self::Txstream => None,
+        }
+    }
+
     /// The topic of all events unless another one is set; `None` routes by aggregate type.
     pub fn default_topic(self) -> Option<&'static str> {
         match self {

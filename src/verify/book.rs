@@ -3,10 +3,11 @@
 //! A row is found by its topic and its id. Records that no row of the pass claims are passed over; another
 //! pass, or nobody, knows them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
+use super::gone::{Found, Sought};
 use super::partition::partition;
 use super::report::{Counts, EXAMPLES, Example};
 
@@ -31,8 +32,23 @@ pub(super) struct Expected {
     pub(super) written: Option<i64>,
     /// When it was committed, where that proves an order.
     pub(super) committed: Option<i64>,
+    /// The id of its transaction, if that is still the one that inserted it.
+    pub(super) begun: Option<i64>,
+    /// Its record has no value: it removes the key from a compacted topic.
+    pub(super) no_value: bool,
     /// Everything of its transaction is confirmed.
     pub(super) confirmed: bool,
+}
+
+/// A record of a topic.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Passing<'a> {
+    /// The value of its header `id`.
+    pub(super) id: Option<&'a [u8]>,
+    /// Its Kafka key.
+    pub(super) key: &'a [u8],
+    /// When it was published, in milliseconds since 1970.
+    pub(super) published: Option<i64>,
 }
 
 /// A row that is in no topic.
@@ -68,7 +84,17 @@ struct Row {
     key: u64,
     written: Option<i64>,
     committed: Option<i64>,
+    begun: Option<i64>,
+    no_value: bool,
     confirmed: bool,
+    /// When its first record was published.
+    published: Option<i64>,
+}
+
+impl Row {
+    fn sought(&self) -> Sought {
+        Sought { begun: self.begun, committed: self.committed, written: self.written }
+    }
 }
 
 #[derive(Debug)]
@@ -78,8 +104,18 @@ struct Topic {
     /// The latest commit among the first records of a key.
     newest: HashMap<u64, i64>,
     starts: Vec<Start>,
-    /// Records of a key may be removed when a later one comes.
-    compacted: bool,
+    compaction: Option<Compaction>,
+}
+
+/// What is seen of a topic where records of a key may be removed when a later one comes.
+#[derive(Debug, Default)]
+struct Compaction {
+    /// Keys that have a record.
+    keys: HashSet<u64>,
+    /// Keys that have one of nobody's.
+    strange: HashSet<u64>,
+    /// Keys that a row without value may have removed altogether.
+    removed: HashSet<u64>,
 }
 
 /// The rows of one pass.
@@ -108,7 +144,7 @@ impl Book {
                 rows: HashMap::new(),
                 newest: HashMap::new(),
                 starts: Vec::new(),
-                compacted: false,
+                compaction: None,
             });
             self.topics.len() - 1
         })
@@ -146,7 +182,10 @@ impl Book {
                 key: row.key,
                 written: row.written,
                 committed: row.committed,
+                begun: row.begun,
+                no_value: row.no_value,
                 confirmed: row.confirmed,
+                published: None,
             });
     }
 
@@ -158,12 +197,29 @@ impl Book {
         self.unmapped.push(NotFound { table, id, topic: None, confirmed, expired: false });
     }
 
+    /// Says before a topic is read that its records of a key may be removed when a later one comes.
+    pub(super) fn compacted(&mut self, topic: usize) {
+        if let Some(topic) = self.topics.get_mut(topic) {
+            let removed = topic.rows.values().filter(|row| row.no_value).map(|row| row.key).collect();
+            topic.compaction = Some(Compaction { removed, ..Compaction::default() });
+        }
+    }
+
     /// A record of a topic, in the order of its partition; answers whether a row of this pass claims it.
     /// `judge` says whether its place in the order of its key means anything.
-    pub(super) fn see(&mut self, topic: usize, id: &[u8], judge: bool) -> bool {
+    pub(super) fn see(&mut self, topic: usize, record: Passing<'_>, judge: bool) -> bool {
         let Some(topic) = self.topics.get_mut(topic) else { return false };
-        let Some(row) = topic.rows.get_mut(id) else { return false };
+        let row = record.id.and_then(|id| topic.rows.get_mut(id));
+        if let Some(compaction) = &mut topic.compaction {
+            let key = self.hasher.hash_one(record.key);
+            compaction.keys.insert(key);
+            if row.is_none() {
+                compaction.strange.insert(key);
+            }
+        }
+        let Some(row) = row else { return false };
         row.seen += 1;
+        row.published = row.published.or(record.published);
         // What comes again comes later on purpose.
         if row.seen > 1 {
             return true;
@@ -179,7 +235,7 @@ impl Book {
             if self.disordered.len() < EXAMPLES {
                 self.disordered.push(Example {
                     table: row.table as usize,
-                    id: String::from_utf8_lossy(id).into_owned(),
+                    id: String::from_utf8_lossy(record.id.unwrap_or_default()).into_owned(),
                     topic: Some(Arc::clone(&topic.name)),
                 });
             }
@@ -192,10 +248,9 @@ impl Book {
     }
 
     /// Says where the partitions of a topic begin, by number.
-    pub(super) fn begins(&mut self, topic: usize, starts: Vec<Start>, compacted: bool) {
+    pub(super) fn begins(&mut self, topic: usize, starts: Vec<Start>) {
         if let Some(topic) = self.topics.get_mut(topic) {
             topic.starts = starts;
-            topic.compacted = compacted;
         }
     }
 
@@ -206,19 +261,27 @@ impl Book {
     }
 
     /// The book is done: what was counted by table, rows out of order, and the rows that were not found,
-    /// which are not counted yet.
-    pub(super) fn close(mut self) -> (Vec<Counts>, Vec<Example>, Vec<NotFound>) {
+    /// which are not counted yet. `whole_keys` says that all rows of a key were in this book.
+    pub(super) fn close(mut self, whole_keys: bool) -> (Vec<Counts>, Vec<Example>, Vec<NotFound>) {
         let mut lost = std::mem::take(&mut self.unmapped);
         for topic in self.topics {
-            let Topic { name, rows, starts, compacted, .. } = topic;
-            for (id, row) in rows {
-                let found = row.seen.min(row.copies);
+            let mut found = Found::default();
+            topic
+                .rows
+                .values()
+                .filter(|row| row.seen > 0)
+                .for_each(|row| found.add(row.sought(), row.published));
+            found.done();
+            let expired: Vec<bool> =
+                topic.rows.values().map(|row| topic.is_expired(row, &found, whole_keys)).collect();
+            let Topic { name, rows, .. } = topic;
+            for ((id, row), expired) in rows.into_iter().zip(expired) {
+                let seen = row.seen.min(row.copies);
                 if let Some(counts) = self.counts.get_mut(row.table as usize) {
-                    counts.found += u64::from(found);
-                    counts.duplicates += u64::from(row.seen - found);
+                    counts.found += u64::from(seen);
+                    counts.duplicates += u64::from(row.seen - seen);
                 }
-                let expired = compacted || is_expired(&row, &starts);
-                lost.extend((found..row.copies).map(|_| NotFound {
+                lost.extend((seen..row.copies).map(|_| NotFound {
                     table: row.table as usize,
                     id: String::from_utf8_lossy(&id).into_owned(),
                     topic: Some(Arc::clone(&name)),
@@ -231,109 +294,24 @@ impl Book {
     }
 }
 
-/// Whether the partition of a row no longer has what is as old as it. Without an age nothing is claimed.
-fn is_expired(row: &Row, starts: &[Start]) -> bool {
-    match starts.get(partition(row.partition_hash, starts.len())) {
-        None | Some(Start::Whole) => false,
-        Some(Start::Empty) => true,
-        Some(Start::From(first)) => match (row.written, first) {
-            (Some(written), Some(first)) => written < *first,
-            _ => true,
-        },
+impl Topic {
+    /// Whether the record of a row that was not found may have been there.
+    fn is_expired(&self, row: &Row, found: &Found, whole_keys: bool) -> bool {
+        let start = self.starts.get(partition(row.partition_hash, self.starts.len()));
+        let gone = start.is_some_and(|start| found.is_gone(row.sought(), *start));
+        gone || self.compaction.as_ref().is_some_and(|seen| !whole_keys || self.is_compacted(row, seen))
+    }
+
+    /// Whether compaction may have removed a row's record. It keeps the last one of every key, unless that has
+    /// no value.
+    fn is_compacted(&self, row: &Row, seen: &Compaction) -> bool {
+        if seen.removed.contains(&row.key) || seen.strange.contains(&row.key) {
+            return true;
+        }
+        let is_last = row.committed.zip(self.newest.get(&row.key));
+        seen.keys.contains(&row.key) && is_last.is_none_or(|(own, newest)| own < newest + PROVEN_MILLIS)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn row(id: &str, committed: Option<i64>) -> Expected {
-        Expected {
-            table: 0,
-            topic: 0,
-            id: id.as_bytes().into(),
-            partition_hash: 0,
-            key: 1,
-            written: committed,
-            committed,
-            confirmed: true,
-        }
-    }
-
-    fn book(rows: impl IntoIterator<Item = Expected>) -> Book {
-        let mut book = Book::new(1);
-        book.topic(&"t".into());
-        rows.into_iter().for_each(|row| book.expect(row));
-        book
-    }
-
-    fn seen(mut book: Book, ids: &[&str]) -> (Counts, Vec<Example>, Vec<NotFound>) {
-        for id in ids {
-            book.see(0, id.as_bytes(), true);
-        }
-        let (counts, disordered, lost) = book.close();
-        (counts.into_iter().next().unwrap(), disordered, lost)
-    }
-
-    #[test]
-    fn a_row_is_found_duplicated_or_not_found_and_a_strange_record_is_nobodys() {
-        let mut book = book([row("a", None), row("b", None), row("c", None)]);
-        assert!(!book.see(0, b"x", true));
-        let (counts, _, lost) = seen(book, &["a", "b", "a", "a"]);
-        assert_eq!((counts.rows, counts.found, counts.duplicates), (3, 2, 2));
-        assert_eq!(lost.iter().map(|row| row.id.as_str()).collect::<Vec<_>>(), ["c"]);
-        assert!(!lost[0].expired);
-    }
-
-    #[test]
-    fn the_same_id_in_two_tables_needs_two_records() {
-        let twice = || book([row("1", Some(0)), row("1", Some(0))]);
-        let (counts, _, lost) = seen(twice(), &["1"]);
-        assert_eq!((counts.found, counts.duplicates, lost.len()), (1, 0, 1));
-        let (counts, _, lost) = seen(twice(), &["1", "1", "1"]);
-        assert_eq!((counts.found, counts.duplicates, lost.len()), (2, 1, 0));
-    }
-
-    #[test]
-    fn disorder_is_claimed_only_of_first_records_and_of_commits_that_are_clearly_apart() {
-        let rows = || [row("a", Some(0)), row("b", Some(99)), row("c", Some(250)), row("d", None)];
-        for (ids, out_of_order, not_judged) in [
-            (&["a", "b", "c", "d"][..], 0, 1),
-            // Comes again in its old order.
-            (&["a", "b", "c", "a", "b", "c"], 0, 0),
-            // 99 ms prove nothing.
-            (&["b", "a", "c"], 0, 1),
-            (&["c", "a", "b"], 2, 0),
-            (&["a", "c", "b", "c"], 1, 0),
-        ] {
-            let (counts, examples, _) = seen(book(rows()), ids);
-            assert_eq!((counts.out_of_order, counts.order_not_judged), (out_of_order, not_judged), "{ids:?}");
-            assert_eq!(examples.len() as u64, out_of_order);
-        }
-    }
-
-    #[test]
-    fn another_key_has_an_order_of_its_own() {
-        let other = Expected { key: 2, ..row("b", Some(0)) };
-        let (counts, ..) = seen(book([row("a", Some(1000)), other]), &["a", "b"]);
-        assert_eq!(counts.out_of_order, 0);
-    }
-
-    #[test]
-    fn a_row_is_expired_only_where_its_partition_has_lost_what_is_as_old() {
-        for (start, compacted, written, expired) in [
-            (Start::Whole, false, Some(5), false),
-            (Start::Whole, false, None, false),
-            (Start::From(Some(10)), false, Some(5), true),
-            (Start::From(Some(10)), false, Some(10), false),
-            (Start::From(Some(10)), false, None, true),
-            (Start::Empty, false, Some(99), true),
-            (Start::Whole, true, Some(99), true),
-        ] {
-            let mut book = book([row("a", written)]);
-            book.begins(0, vec![start], compacted);
-            let (_, _, lost) = seen(book, &[]);
-            assert_eq!(lost[0].expired, expired, "{start:?} {compacted} {written:?}");
-        }
-    }
-}
+mod tests;

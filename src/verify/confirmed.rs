@@ -31,10 +31,12 @@ pub(super) enum Confirmed {
 }
 
 /// What the slot has confirmed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Stand {
     pub(super) confirmed_flush_lsn: Option<Lsn>,
     pub(super) confirmed: Confirmed,
+    /// Why the slot will never confirm anything more, so that nothing is on its way.
+    pub(super) ended: Option<String>,
 }
 
 /// Waits until the slot has confirmed the snapshot, at most until `deadline`.
@@ -64,13 +66,17 @@ pub(super) async fn confirmed(
     let backfilling = row.as_ref().is_some_and(|row| row.backfill_pending);
     let slot = wait(client, name, snapshot, deadline).await?;
     let confirmed_flush_lsn = slot.as_ref().and_then(|slot| slot.confirmed_flush_lsn);
+    let ended = match &slot {
+        None => Some("does not exist".to_owned()),
+        Some(slot) => slot.terminal().map(|terminal| format!("is lost: {}", terminal.why())),
+    };
     let pair = row.and_then(|row| row.recovery);
     let confirmed = match pair {
         _ if !backfilling && confirmed_flush_lsn >= Some(snapshot.lsn) => Confirmed::All,
         Some(pair) => Confirmed::Below(pair.xid),
         None => Confirmed::Nothing,
     };
-    Ok(Stand { confirmed_flush_lsn, confirmed })
+    Ok(Stand { confirmed_flush_lsn, confirmed, ended })
 }
 
 async fn wait(

@@ -13,6 +13,7 @@
 mod book;
 mod confirmed;
 mod error;
+mod gone;
 mod parked;
 mod partition;
 mod passes;
@@ -153,6 +154,7 @@ pub async fn verify(
     report.slot_name = verify.slot.to_owned();
     report.confirmed_flush_lsn = stand.confirmed_flush_lsn.map(|lsn| lsn.to_string());
     report.snapshot_lsn = snapshot.lsn.to_string();
+    report.slot_ended = stand.ended;
     report.all_confirmed = stand.confirmed == confirmed::Confirmed::All;
     report.since = since.map(|since| since.text);
     Ok(report)
@@ -216,7 +218,7 @@ impl Comparison<'_> {
             book = read_on;
             self.note(topic, passed);
         }
-        let (counts, disordered, lost) = book.close();
+        let (counts, disordered, lost) = book.close(judge);
         self.counts.iter_mut().zip(counts).for_each(|(sum, more)| *sum += more);
         extend(&mut self.disordered, disordered);
         self.judge(snapshot, lost).await
@@ -282,6 +284,7 @@ impl Comparison<'_> {
         Report {
             slot_name: String::new(),
             confirmed_flush_lsn: None,
+            slot_ended: None,
             snapshot_lsn: String::new(),
             all_confirmed: false,
             since: None,

@@ -15,6 +15,8 @@ pub struct Report {
     pub slot_name: String,
     /// Where the slot stood when the topics were read; none without a slot.
     pub confirmed_flush_lsn: Option<String>,
+    /// Why the slot will confirm nothing more; rows that are not confirmed will not come by themselves then.
+    pub slot_ended: Option<String>,
     /// Where WAL ended when the rows were looked at.
     pub snapshot_lsn: String,
     /// The slot had confirmed every row by then, so that none is counted as not confirmed.
@@ -51,7 +53,7 @@ pub struct Counts {
     pub not_confirmed: u64,
     /// Not in Kafka but in `txstream_dead_letter`.
     pub parked: u64,
-    /// Not in Kafka any more: older than the first record that the partition has, or compacted away.
+    /// Not in Kafka, and perhaps no more: as old as what the partition has lost, or compacted away.
     pub expired: u64,
     /// Records beyond the first of their row.
     pub duplicates: u64,

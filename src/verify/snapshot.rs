@@ -168,10 +168,10 @@ fn add(
         let text = column.map(|column| row.try_get(column)).transpose().map_err(reading)?.flatten();
         values.push(text.map_or(Value::Null, |text| Value::Text(Bytes::copy_from_slice(text.as_bytes()))));
     }
-    let [confirmed, written, committed] =
-        [0, 1, 2].map(|column| row.try_get(table.own + column).ok().flatten());
+    let [confirmed, written, committed, begun, no_value] =
+        [0, 1, 2, 3, 4].map(|column| row.try_get(table.own + column).ok().flatten());
     let confirmed = confirmed == Some("t");
-    let millis = |text: Option<&str>| text.and_then(|text| text.parse().ok());
+    let number = |text: Option<&str>| text.and_then(|text| text.parse().ok());
     let tuple = Tuple::from_values(&values).map_err(|error| VerifyError::Broken(error.0))?;
     match mapper.map(table.relation.id, &tuple) {
         Ok(Mapped::Record(record)) => {
@@ -183,8 +183,10 @@ fn add(
                 id: id.into(),
                 partition_hash: murmur2(&record.key),
                 key: book.key(&record.key),
-                written: millis(written),
-                committed: if table.ordered { millis(committed) } else { None },
+                written: number(written),
+                committed: if table.ordered { number(committed) } else { None },
+                begun: number(begun),
+                no_value: no_value == Some("t"),
                 confirmed,
             });
         }

@@ -21,6 +21,10 @@ use crate::retention::widened;
 const TIMESTAMP: u32 = 1114;
 const TIMESTAMPTZ: u32 = 1184;
 
+/// SQL for the highest transaction id that a row may have which the snapshot sees.
+const LAST_VISIBLE: &str =
+    "(select pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::int8 - 1)";
+
 /// An outbox table.
 #[derive(Debug)]
 pub(super) struct Table {
@@ -34,7 +38,7 @@ pub(super) struct Table {
     pub(super) relation: Relation,
     /// For each column of the relation where the select list has it; none for one that is not read.
     pub(super) read: Vec<Option<usize>>,
-    /// Where the select list has what is no column: confirmed, written, committed.
+    /// Where the select list has what is no column: confirmed, written, committed, begun, without value.
     pub(super) own: usize,
     /// The rows that are compared.
     pub(super) condition: String,
@@ -45,6 +49,8 @@ pub(super) struct Table {
     columns: Vec<String>,
     written: String,
     committed: String,
+    begun: String,
+    no_value: String,
     id: String,
     key: String,
 }
@@ -75,7 +81,8 @@ impl Table {
             let what = format!("outbox table {name} has no column {}", missing.join(", "));
             return Err(VerifyError::Unreadable(what));
         }
-        let not_ordered = not_ordered(look, &found).await?;
+        let updated = updated(look.client, &found).await?;
+        let not_ordered = not_ordered(look, name, updated);
         let names = look.outbox.preset.columns();
         let needed = [names.id, names.aggregate_type, names.aggregate_id, names.event_type];
         let needed: Vec<&str> = needed.into_iter().chain(names.created_at).collect();
@@ -87,10 +94,15 @@ impl Table {
             })
         });
         let read: Vec<Option<usize>> = read.collect();
+        let null = || "null".to_owned();
         let time = Time::of(look, &found);
         let committed = look.commit_times.then(|| millis("pg_catalog.pg_xact_commit_timestamp(o.xmin)"));
-        let written = committed.clone().or_else(|| time.as_ref().map(|time| millis(&time.sql)));
-        let null = || "null".to_owned();
+        // The server's own time before the writer's, unless an UPDATE has changed it.
+        let by_writer = time.as_ref().map(|time| millis(&time.sql));
+        let written = if updated { by_writer.or(committed.clone()) } else { committed.clone().or(by_writer) };
+        let begun = if updated { null() } else { widened("o.xmin::text::int8", LAST_VISIBLE) };
+        let no_value = look.outbox.preset.value_column();
+        let no_value = no_value.map(|column| format!("o.{} is null", escape_identifier(column)));
         let condition = match (look.since, &time) {
             (None, _) => "true".to_owned(),
             (Some(since), Some(time)) => time.since(since),
@@ -120,6 +132,8 @@ impl Table {
             columns,
             written: written.unwrap_or_else(null),
             committed: committed.unwrap_or_else(null),
+            begun,
+            no_value: no_value.unwrap_or_else(|| "false".to_owned()),
             id: text(names.id),
             key: text(names.aggregate_id),
         })
@@ -138,8 +152,8 @@ impl Table {
     pub(super) fn select(&self, pass: &Pass, confirmed: Confirmed) -> String {
         let (columns, confirmed) = (self.columns.join(", "), confirmed_sql(confirmed));
         let mut sql = format!(
-            "select {columns}, {confirmed}, {}, {} from {} where {}",
-            self.written, self.committed, self.from, self.condition
+            "select {columns}, {confirmed}, {}, {}, {}, {} from {} where {}",
+            self.written, self.committed, self.begun, self.no_value, self.from, self.condition
         );
         if let Some((first, last)) = pass.buckets {
             let _ = write!(sql, " and {} between {first} and {last}", self.bucket(pass.divided));
@@ -196,9 +210,7 @@ fn confirmed_sql(confirmed: Confirmed) -> String {
         Confirmed::All => "true".to_owned(),
         Confirmed::Nothing => "false".to_owned(),
         Confirmed::Below(xid) => {
-            let last =
-                "(select pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text::int8 - 1)";
-            let widened = widened("o.xmin::text::int8", last);
+            let widened = widened("o.xmin::text::int8", LAST_VISIBLE);
             format!("(o.xmin::text::int8 < 3 or {widened} < {xid})")
         }
     }
@@ -209,15 +221,18 @@ fn column(column: &publication::Column) -> RelationColumn {
 }
 
 /// Why commit timestamps do not tell when the rows of a table were inserted, if they do not.
-async fn not_ordered(look: &Look<'_>, table: &publication::Table) -> Result<Option<String>, VerifyError> {
+fn not_ordered(look: &Look<'_>, name: &TableName, updated: bool) -> Option<String> {
     if !look.commit_times {
-        return Ok(Some("track_commit_timestamp is off".to_owned()));
+        return Some("track_commit_timestamp is off".to_owned());
     }
+    updated.then(|| format!("rows of {name} were updated, which changes the time of their commit"))
+}
+
+/// Whether rows of a table were updated, so that they carry another transaction than the one that inserted them.
+async fn updated(client: &Client, table: &publication::Table) -> Result<bool, VerifyError> {
     let sql = "select coalesce(sum(pg_catalog.pg_stat_get_tuples_updated(relid)), 0)::int8
                  from (select $1::oid as relid union select relid from pg_catalog.pg_partition_tree($1)) t";
     let failed = |error| PgError::statement("ask whether rows were updated", error);
-    let row = look.client.query_typed_one(sql, &[(&table.oid, Type::OID)]).await.map_err(failed)?;
-    let updated: i64 = row.try_get(0).map_err(failed)?;
-    let name = TableName { schema: table.schema.clone(), name: table.name.clone() };
-    Ok((updated > 0).then(|| format!("rows of {name} were updated, which changes the time of their commit")))
+    let row = client.query_typed_one(sql, &[(&table.oid, Type::OID)]).await.map_err(failed)?;
+    Ok(row.try_get::<_, i64>(0).map_err(failed)? > 0)
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::VerifyError;
-use super::book::{Book, Start};
+use super::book::{self, Book, Start};
 use crate::kafka::Reader;
 use crate::kafka::reader::TopicAnswer;
 use crate::kafka::reading::Span;
@@ -79,6 +79,9 @@ impl Topic {
         judge: bool,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Passed, VerifyError> {
+        if self.compacted {
+            book.compacted(at);
+        }
         let firsts = vec![None; self.parts.len()];
         let mut passing = Passing { reader, book, at, firsts, passed: Passed::default(), progress };
         let spans: Vec<Span> = self.parts.iter().map(|part| part.span).collect();
@@ -90,8 +93,8 @@ impl Topic {
             self.parts.iter_mut().for_each(|part| part.span.from = part.low);
         }
         let Passing { firsts, passed, book, .. } = passing;
-        let starts = self.parts.iter().zip(&firsts).map(|(part, first)| part.start(*first));
-        book.begins(at, starts.collect(), self.compacted);
+        let starts = self.parts.iter().zip(&firsts).map(|(part, first)| part.start(*first, self.compacted));
+        book.begins(at, starts.collect());
         Ok(passed)
     }
 }
@@ -119,7 +122,12 @@ impl Passing<'_> {
                 *first = Some(first.map_or(this, |first: First| if this.0 < first.0 { this } else { first }));
             }
             passed.records += 1;
-            passed.claimed += u64::from(record.id.is_some_and(|id| book.see(*at, id, judge)));
+            let passing = book::Passing {
+                id: record.id,
+                key: record.key.unwrap_or_default(),
+                published: record.timestamp_millis,
+            };
+            passed.claimed += u64::from(book.see(*at, passing, judge));
             if passed.records % PROGRESS_RECORDS == 0 {
                 progress(PROGRESS_RECORDS);
             }
@@ -134,10 +142,11 @@ impl Part {
         self.low < self.span.from
     }
 
-    /// `first`: the first record that was read, its offset and time.
-    fn start(&self, first: Option<First>) -> Start {
+    /// `first`: the first record that was read, its offset and time. Compaction leaves holes, but where the
+    /// partition begins is still the beginning.
+    fn start(&self, first: Option<First>, compacted: bool) -> Start {
         match first {
-            _ if self.is_cut() => Start::Whole,
+            _ if self.is_cut() || compacted && self.low == 0 => Start::Whole,
             Some((0, _)) => Start::Whole,
             Some((_, time)) => Start::From(time),
             None if self.span.to > 0 => Start::Empty,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::starting::DROP_AND_ADD;
 use crate::support::port::free_port;
 use crate::support::wait::SOON;
-use crate::support::{Halted, Outbox, Postgres, eventually, halted, run_cli};
+use crate::support::{Halted, Kafka, Outbox, Postgres, eventually, halted, published, run_cli, unique};
 
 /// The tables are looked at every ten seconds.
 const NOTICED: Duration = Duration::from_secs(14);
@@ -159,7 +159,7 @@ async fn a_server_that_ends_the_session_is_no_reason_to_halt() {
     relay.wait_for_log("it connects again", SOON, |line| line.contains("not streaming")).await;
     relay.wait_ready().await;
     outbox.insert("ready", "1", "{}").await;
-    crate::support::published(&relay, 2).await;
+    published(&relay, 2).await;
 }
 
 #[tokio::test]
@@ -258,4 +258,72 @@ async fn a_slot_that_was_never_there_is_no_slot_to_drop() {
     let said = run_cli(&["slot", "drop", "--yes"], &env).await;
     assert_eq!(said.code, Some(1));
     assert!(said.stderr.contains("there is no slot"), "{}", said.stderr);
+}
+
+/// Sets or resets the standbys that commits wait for.
+async fn synchronous_standbys(outbox: &Outbox, names: &str) {
+    // ALTER SYSTEM runs alone.
+    let client = outbox.database.client().await;
+    client.batch_execute(&format!("alter system set synchronous_standby_names = '{names}'")).await.unwrap();
+    client.batch_execute("select pg_reload_conf()").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_relay_taken_for_a_synchronous_standby_says_so_and_none_of_its_own_commits_waits() {
+    let postgres = Postgres::start(Postgres::default_version(), &[]).await;
+    let (outbox, kafka) = (Outbox::with_slot_on(&postgres).await, Kafka::start(&[]).await);
+    let kind = unique("synchronous");
+    let env = [("KAFKA_BROKERS", kafka.bootstrap()), ("WORKER_ON_REJECT", "dead-letter")];
+    let mut relay = outbox.relay(&[], &env).await;
+    relay.wait_ready().await;
+    outbox.insert(&kind, "flows", "{}").await;
+    published(&relay, 1).await;
+
+    synchronous_standbys(&outbox, "txstream").await;
+    let warned = |line: &str| line.contains("ERROR") && line.contains("synchronous standby");
+    relay.wait_for_log("commits may wait for Kafka", SOON, warned).await;
+    let warnings = async || relay.status().await["warnings"].as_array().unwrap().clone();
+    assert!(warnings().await[0].as_str().unwrap().contains("synchronous_standby_names"));
+
+    kafka.freeze().await;
+    // An application's commit does wait: that is what the warning is about.
+    let waiting = outbox.database.client().await;
+    let insert = format!(
+        "insert into outbox (aggregatetype, aggregateid, type, payload) values ('{kind}', 'waits', 'T', '{{}}')"
+    );
+    let waiting = tokio::spawn(async move { waiting.batch_execute(&insert).await });
+    let sessions = "select coalesce(array_agg(application_name), '{}') from pg_stat_activity where wait_event = 'SyncRep'";
+    let waits = async || outbox.database.value::<Vec<String>>(sessions).await;
+    eventually(SOON, "the commit waits", async || (waits().await == [""]).then_some(())).await;
+
+    // What the relay itself commits meanwhile: a letter, of a topic that nothing else waits for, and its checkpoint row.
+    let now: String = outbox.database.value("select clock_timestamp()::text").await;
+    outbox
+        .database
+        .exec(
+            "set synchronous_commit = local;
+             insert into outbox (aggregatetype, aggregateid, type) values ('no name of a topic', 'k', 'T')",
+        )
+        .await;
+    let letters = "select count(*) from txstream_dead_letter";
+    eventually(SOON, "the letter is stored", async || {
+        (outbox.database.value::<i64>(letters).await == 1).then_some(())
+    })
+    .await;
+    let noted =
+        format!("select updated_at > '{now}' from txstream_checkpoint where slot = '{}'", outbox.slot());
+    eventually(SOON, "the checkpoint row is written", async || {
+        outbox.database.value::<bool>(&noted).await.then_some(())
+    })
+    .await;
+    assert_eq!(waits().await, [""], "only the application waits");
+    assert!(!waiting.is_finished(), "it waits for Kafka");
+
+    synchronous_standbys(&outbox, "").await;
+    tokio::time::timeout(SOON, waiting).await.expect("nothing waits any more").unwrap().unwrap();
+    eventually(SOON, "the warning goes", async || warnings().await.is_empty().then_some(())).await;
+    kafka.thaw().await;
+    published(&relay, 2).await;
+    relay.sigterm().await;
+    assert_eq!(relay.wait_exit(SOON).await.status.code(), Some(0));
 }

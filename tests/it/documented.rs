@@ -114,17 +114,79 @@ async fn the_way_from_the_polling_ancestor_publishes_what_is_written_next_from_t
     assert!(record.value_text().contains(r#""event_type":"OrderCreated""#), "{}", record.value_text());
 }
 
+/// The table of Debezium's router, with the columns that it needs and no more.
+const DEBEZIUM: &str =
+    "create table outbox (id uuid primary key default gen_random_uuid(), aggregatetype varchar(255)
+    not null, aggregateid varchar(255) not null, type varchar(255) not null, payload jsonb)";
+
+const EVENT: &str = "insert into outbox (aggregatetype, aggregateid, type, payload)
+    values ('order', '42', 'OrderCreated', '{\"total\": 1}')";
+
+/// As a connector leaves them that was started with its defaults: all tables, all operations.
+const CONNECTOR: [&str; 2] = [
+    "create publication dbz_publication for all tables",
+    "select pg_create_logical_replication_slot('debezium', 'pgoutput')",
+];
+
 #[tokio::test]
-async fn the_way_from_debezium_publishes_what_is_written_next_from_the_same_table() {
-    let create =
-        "create table outbox (id uuid primary key default gen_random_uuid(), aggregatetype varchar(255)
-        not null, aggregateid varchar(255) not null, type varchar(255) not null, payload jsonb)";
-    let slot = "select pg_create_logical_replication_slot('debezium', 'pgoutput')";
-    let insert = "insert into outbox (aggregatetype, aggregateid, type, payload)
-        values ('order', '42', 'OrderCreated', '{\"total\": 1}')";
-    let commands = Commands::of("docs/migrating-from-debezium.md", "# From Debezium's outbox event router");
-    let (database, record, _postgres) = takes_over(commands, &[create, slot], insert).await;
+async fn the_way_from_debezium_with_a_pause_publishes_what_is_written_next_from_the_same_table() {
+    let commands = Commands::of("docs/migrating-from-debezium.md", "## With a pause");
+    let before = [&[DEBEZIUM], &CONNECTOR[..]].concat();
+    let (database, record, _postgres) = takes_over(commands, &before, EVENT).await;
     assert_eq!((record.key_text(), record.value_text()), ("42", r#"{"total": 1}"#));
     // The last step, which stands in the text.
     database.exec("SELECT pg_drop_replication_slot('debezium')").await;
+    database.exec("DROP PUBLICATION dbz_publication").await;
+}
+
+#[tokio::test]
+async fn the_way_from_debezium_without_a_gap_publishes_what_its_slot_had_not_confirmed() {
+    let (postgres, kafka) = (Postgres::start(Postgres::default_version(), &[]).await, Kafka::shared().await);
+    let database = postgres.database().await;
+    for statement in [&[DEBEZIUM], &CONNECTOR[..], &[EVENT]].concat() {
+        database.exec(statement).await;
+    }
+    // Sent by the connector, and gone from the table since.
+    database.exec("select pg_replication_slot_advance('debezium', pg_current_wal_lsn())").await;
+    database.exec("delete from outbox").await;
+    database.exec(EVENT).await;
+    let commands = Commands::of("docs/migrating-from-debezium.md", "## Without a gap");
+    let commands = alone(commands)
+        .await
+        .with("txstream relay\n", "txstream relay &\n")
+        .env("DATABASE_URL", &database.url())
+        .env("KAFKA_BROKERS", kafka.bootstrap());
+    let shell = commands.typed(kafka).await;
+    let record = arrived(&database, kafka, "outbox", "outbox.event.order").await;
+    assert_eq!((record.key_text(), record.value_text()), ("42", r#"{"total": 1}"#));
+    let said = shell.said();
+    assert!(said.contains("dbz_publication sends updates, deletes or truncates"), "the warning: {said}");
+    shell.end().await;
+    let ours = "select count(*) from pg_publication where pubname <> 'dbz_publication'";
+    assert_eq!(database.value::<i64>(ours).await, 0, "its publication is used, and no other made");
+}
+
+#[tokio::test]
+async fn what_is_in_the_table_of_debezium_is_published_by_the_backfill_before_what_is_written_next() {
+    let (postgres, kafka) = (Postgres::start(Postgres::default_version(), &[]).await, Kafka::shared().await);
+    let database = postgres.database().await;
+    let kind = crate::support::unique("initial");
+    let event = |key: &str| EVENT.replace("'order', '42'", &format!("'{kind}', '{key}'"));
+    for statement in [DEBEZIUM, &event("before"), &event("before")] {
+        database.exec(statement).await;
+    }
+    let commands = Commands::of("docs/migrating-from-debezium.md", "## Rows that are there already");
+    let commands = alone(commands)
+        .await
+        .with("txstream relay\n", "txstream relay &\n")
+        .env("DATABASE_URL", &database.url())
+        .env("KAFKA_BROKERS", kafka.bootstrap());
+    let shell = commands.typed(kafka).await;
+    database.exec(&event("behind")).await;
+    let mut topic = kafka.topic(&format!("outbox.event.{kind}"));
+    topic.read_count(3).await;
+    let keys: Vec<&str> = topic.read_to_end().await.iter().map(|record| record.key_text()).collect();
+    assert_eq!(keys.iter().filter(|key| **key == "before").count(), 2, "{keys:?}");
+    assert_eq!(keys.len(), 3, "{keys:?}");
+    shell.end().await;
 }

@@ -74,6 +74,8 @@ mod structure;
 mod tls;
 /// `verify`: the topics beside the table.
 mod verify;
+/// Where it must not say that all is well.
+mod verify_doubt;
 
 /// What the tests below write and how they judge what arrived.
 mod load;
@@ -84,6 +86,8 @@ mod big;
 mod cluster;
 /// A relay killed at any moment loses nothing.
 mod crash;
+/// What a connector of Debezium leaves behind is taken over.
+mod debezium;
 /// A committed row becomes exactly the promised record.
 mod delivery;
 /// Whatever breaks, nothing is lost or reordered.
