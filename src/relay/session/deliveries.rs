@@ -50,7 +50,7 @@ impl Session<'_> {
         let (message, class) = (failure.message.clone(), failure.class);
         let stopping = self.core.refused().is_some();
         let failed = self.core.failed(failure, remedy.clone(), now);
-        let route = self.routes.touch(failed.route);
+        let route = self.routes.get(failed.route);
         if !stopping && self.core.refused().is_some() {
             route.rejected();
         }
