@@ -89,9 +89,9 @@ pub fn is_secret(name: &str) -> bool {
 /// All errors at once, each naming its property and what to do; no secret value is shown.
 pub fn validate(properties: &[Property]) -> Result<(), Vec<String>> {
     let mut errors: Vec<String> = properties.iter().filter_map(fault).collect();
-    let last = |name: &str| properties.iter().rev().find(|p| canonical(&p.name) == name).map(|p| &*p.value);
-    let sasl = last("security.protocol").is_some_and(|value| value.to_ascii_lowercase().starts_with("sasl"));
-    if sasl && last("sasl.mechanism").is_none() {
+    let sasl = last(properties, "security.protocol")
+        .is_some_and(|value| value.to_ascii_lowercase().starts_with("sasl"));
+    if sasl && last(properties, "sasl.mechanism").is_none() {
         errors.push(rules::missing_mechanism());
     }
     if errors.is_empty() {
@@ -200,6 +200,15 @@ pub(super) fn consumer(settings: &Settings, group: &Group) -> ClientConfig {
 /// A duration plus `extra` milliseconds, in the bounds that librdkafka takes.
 fn millis(duration: std::time::Duration, extra: u128, least: u128, most: u128) -> String {
     (duration.as_millis() + extra).clamp(least, most).to_string()
+}
+
+/// The value of a property, by its canonical name, that is in force.
+pub(super) fn last<'a>(properties: &'a [Property], name: &str) -> Option<&'a str> {
+    properties
+        .iter()
+        .rev()
+        .find(|property| canonical(&property.name) == name)
+        .map(|property| &*property.value)
 }
 
 fn canonical(name: &str) -> &str {

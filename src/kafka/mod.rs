@@ -66,6 +66,19 @@ pub struct Settings {
     pub properties: Vec<Property>,
 }
 
+impl Settings {
+    /// The name that brokers know us by: `sasl.username`, with a mechanism that uses it.
+    pub fn principal(&self) -> Option<&str> {
+        let protocol = config::last(&self.properties, "security.protocol")?;
+        let mechanism = config::last(&self.properties, "sasl.mechanism")?.to_ascii_uppercase();
+        let named = mechanism == "PLAIN" || mechanism.starts_with("SCRAM-");
+        if !protocol.to_ascii_lowercase().starts_with("sasl") || !named {
+            return None;
+        }
+        config::last(&self.properties, "sasl.username").filter(|name| !name.is_empty())
+    }
+}
+
 /// Names a record between `send` and its delivery; chosen by the caller.
 pub type Ticket = usize;
 

@@ -223,16 +223,21 @@ impl Metrics {
     /// The handles for records of `topic` and `event_type`: look them up once and keep them.
     pub fn route(&self, topic: &str, event_type: &[u8]) -> Route {
         let (topic, _) = locked(&self.topics).label(topic);
+        self.handles(topic, self.event_type_label(event_type))
+    }
+
+    /// The handles for what has no topic: rows that cannot be mapped. They may have no event type either.
+    pub fn unmapped(&self, event_type: Option<&str>) -> Route {
+        let event_type = event_type.map_or(OTHER, |text| self.event_type_label(text.as_bytes()));
+        self.handles(OTHER, event_type)
+    }
+
+    fn event_type_label<'a>(&self, event_type: &'a [u8]) -> &'a str {
         let (event_type, first) = locked(&self.event_types).label(event_type_text(event_type));
         if first {
             self.event_type_at_zero(event_type);
         }
-        self.handles(topic, event_type)
-    }
-
-    /// The handles for what has no topic: rows that cannot be mapped.
-    pub fn unmapped(&self) -> Route {
-        self.handles(OTHER, OTHER)
+        event_type
     }
 
     fn handles(&self, topic: &str, event_type: &str) -> Route {

@@ -151,7 +151,9 @@ fn failures_resends_and_parking_show_at_once() {
     }
     route.parked();
     route.rejected();
-    metrics.unmapped().failed(ErrorType::Unmappable);
+    metrics.unmapped(None).failed(ErrorType::Unmappable);
+    metrics.unmapped(Some(&"x".repeat(41))).failed(ErrorType::Unmappable);
+    metrics.unmapped(Some("Torn")).failed(ErrorType::Unmappable);
     let found = scrape(&metrics);
     for error in ErrorType::ALL {
         let label = error.label();
@@ -168,7 +170,11 @@ fn failures_resends_and_parking_show_at_once() {
     }
     assert_eq!(found["txstream_events_processed_total{event_type=\"E\",status=\"parked\"}"], 1.0);
     assert_eq!(found["txstream_events_processed_total{event_type=\"E\",status=\"rejected\"}"], 1.0);
-    assert_eq!(found["txstream_events_failed_total{error_type=\"unmappable\",event_type=\"other\"}"], 1.0);
+    for (event_type, count) in [("other", 2.0), ("Torn", 1.0)] {
+        let failed =
+            format!("txstream_events_failed_total{{error_type=\"unmappable\",event_type=\"{event_type}\"}}");
+        assert_eq!(found[&failed], count, "{event_type}");
+    }
     assert_eq!(attempt_index(0), 0);
 }
 

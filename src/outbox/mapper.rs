@@ -146,6 +146,12 @@ impl Mapper {
         self.settings.preset.columns().aggregate_type
     }
 
+    /// The event type of a row that cannot be mapped, by its columns; `None` where it has none.
+    pub fn event_type<'a>(&self, columns: &'a [(String, Option<String>)]) -> Option<&'a str> {
+        let name = self.settings.preset.columns().event_type;
+        columns.iter().find(|(column, _)| column == name)?.1.as_deref()
+    }
+
     /// How many rows had a `tracingspancontext` that could not be used, since the mapper was made.
     pub fn ignored_trace_contexts(&self) -> u64 {
         self.ignored_trace_contexts

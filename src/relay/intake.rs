@@ -15,7 +15,7 @@ use super::refusal::{OR_PARK, describe, too_many_topics};
 use super::routes::Routes;
 use crate::dead_letter::Reason;
 use crate::kafka;
-use crate::metrics::{ErrorType, Ignored, Metrics};
+use crate::metrics::{ErrorType, Ignored, Metrics, Route};
 use crate::outbox::{MapError, Mapped, Mapper, Record};
 use crate::pgoutput::{self, Message};
 use crate::postgres::Lsn;
@@ -166,7 +166,9 @@ impl Intake {
             Mapped::Foreign => return self.metrics.ignored(Ignored::ForeignRow, 1),
         };
         // The mapper knows the relation, or there would be no record.
-        let Some((_, table)) = self.tables.iter().find(|(id, _)| *id == relation_id) else { return };
+        let Some((_, table)) = self.tables.iter().find(|(id, _)| *id == relation_id) else {
+            return self.protocol(&format!("a row of relation {relation_id}, which has no name"));
+        };
         let Some(route) = routes.of(&record, table, core) else {
             let halt = too_many_topics(&record, table, self.mapper.topic_column(), &self.skipping());
             self.stopped = Some(Stopped::Halt(halt));
@@ -175,13 +177,21 @@ impl Intake {
         match wrong {
             None => {
                 let size = kafka::limits::record_size(&record);
-                self.take(Pending { record, route, size }, core, now);
+                self.take(Pending { record, route, size }, core, routes, now);
             }
-            Some(reason) => self.invalid_topic(record, route, reason, core, now),
+            Some(reason) => self.invalid_topic(record, route, reason, core, routes, now),
         }
     }
 
-    fn invalid_topic(&mut self, record: Record, route: u32, reason: &str, core: &mut Core, now: Instant) {
+    fn invalid_topic(
+        &mut self,
+        record: Record,
+        route: u32,
+        reason: &str,
+        core: &mut Core,
+        routes: &Routes,
+        now: Instant,
+    ) {
         let halt = core.refuse(record, route, Reason::Invalid, reason, now, |record| {
             Halt::new(
                 format!("record {}: {reason}", describe(record)),
@@ -192,12 +202,11 @@ impl Intake {
                 ),
             )
         });
-        self.refused(halt, ErrorType::Invalid);
+        self.refused(halt, ErrorType::Invalid, routes.get(route));
     }
 
     /// Counts a record that Kafka will never take, and stops where the policy says so.
-    fn refused(&mut self, halt: Option<Halt>, error: ErrorType) {
-        let counters = self.metrics.unmapped();
+    fn refused(&mut self, halt: Option<Halt>, error: ErrorType, counters: &Route) {
         counters.failed(error);
         if let Some(halt) = halt {
             counters.rejected();
@@ -205,20 +214,25 @@ impl Intake {
         }
     }
 
-    fn take(&mut self, pending: Pending, core: &mut Core, now: Instant) {
+    fn take(&mut self, pending: Pending, core: &mut Core, routes: &Routes, now: Instant) {
         let Pending { record, route, size } = pending;
         match core.take(record, route, size, now) {
             Taken::Yes => {}
             Taken::NeedsLimit(record) => self.pending = Some(Pending { record: *record, route, size }),
-            Taken::TooLarge(halt) => self.refused(halt, ErrorType::TooLarge),
+            Taken::TooLarge(halt) => self.refused(halt, ErrorType::TooLarge, routes.get(route)),
         }
     }
 
     /// A limit was learnt: the record that waited for it goes on.
-    pub(super) fn retry_pending(&mut self, core: &mut Core, now: Instant) {
+    pub(super) fn retry_pending(&mut self, core: &mut Core, routes: &Routes, now: Instant) {
         if let Some(pending) = self.pending.take() {
-            self.take(pending, core, now);
+            self.take(pending, core, routes, now);
         }
+    }
+
+    /// Who counts a row that has no record, by its columns.
+    pub(super) fn unmapped_row(&self, columns: &[(String, Option<String>)]) -> Route {
+        self.metrics.unmapped(self.mapper.event_type(columns))
     }
 
     fn unmapped(&mut self, error: MapError, core: &mut Core, now: Instant) {
@@ -226,13 +240,14 @@ impl Intake {
             MapError::NeedsText { .. } => self.stopped = Some(Stopped::NeedsText(error.to_string())),
             MapError::Broken(what) => self.protocol(&what),
             MapError::Unmappable(row) => {
+                let counters = self.unmapped_row(&row.columns);
                 let halt = core.refuse_row(*row, now, |row| {
                     Halt::new(
                         row.to_string(),
                         format!("{STAYS}; correct what writes such rows and {}", self.skipping()),
                     )
                 });
-                self.refused(halt, ErrorType::Unmappable);
+                self.refused(halt, ErrorType::Unmappable, &counters);
             }
         }
     }

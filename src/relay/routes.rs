@@ -73,7 +73,12 @@ impl Routes {
         Some(id)
     }
 
-    /// The handles of a route, which is about to count something.
+    /// The handles of a route, for what shows at once: failures, resends, parking.
+    pub(super) fn get(&self, id: u32) -> &Route {
+        &self.routes[id as usize]
+    }
+
+    /// The handles of a route, which is about to count what is gathered until [`Routes::flush`].
     pub(super) fn touch(&mut self, id: u32) -> &Route {
         if self.touched.last() != Some(&id) {
             self.touched.push(id);

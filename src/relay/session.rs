@@ -363,7 +363,7 @@ impl<'a> Session<'a> {
         if limit < self.known.batch_limit.unwrap_or(DEFAULT_BATCH_BYTES) {
             self.shrink = Some(Shrink { limit, since: now });
         }
-        self.intake.retry_pending(&mut self.core, now);
+        self.intake.retry_pending(&mut self.core, &self.routes, now);
         if let Some(topic) = self.intake.wanted_limit() {
             self.desk.ask(topic);
         }

@@ -91,6 +91,34 @@ async fn metrics_have_every_series_and_count_what_is_published() {
 }
 
 #[tokio::test]
+async fn what_is_refused_before_it_is_sent_counts_under_its_event_type() {
+    let outbox = Outbox::with_slot().await;
+    outbox.database.exec("ALTER TABLE outbox ALTER aggregateid DROP NOT NULL").await;
+    let kind = unique("refused");
+    outbox.kafka.create_topic(&format!("outbox.event.{kind}"), 1, &[("max.message.bytes", "2000")]).await;
+    let mut relay = outbox.relay(&[], &[("WORKER_ON_REJECT", "dead-letter")]).await;
+    relay.wait_ready().await;
+    let rows = format!(
+        "INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES
+             ('{kind}', 'k1', 'Big', to_jsonb(repeat('x', 3000))), ('{kind} odd', 'k2', 'Odd', '1'), ('{kind}', NULL, 'Torn', '1')"
+    );
+    outbox.database.exec(&rows).await;
+    for (error_type, event_type) in [("too_large", "Big"), ("invalid", "Odd"), ("unmappable", "Torn")] {
+        eventually(SOON, format!("{event_type} is counted"), async || {
+            let metrics = relay.metrics().await;
+            let failed = [("error_type", error_type), ("event_type", event_type)];
+            let parked = [("status", "parked"), ("event_type", event_type)];
+            (metrics.get("txstream_events_failed_total", &failed) == Some(1.0)
+                && metrics.get("txstream_events_processed_total", &parked) == Some(1.0))
+            .then_some(())
+        })
+        .await;
+    }
+    let metrics = relay.metrics().await;
+    assert_eq!(metrics.get("txstream_events_failed_total", &[("event_type", "other")]), Some(0.0));
+}
+
+#[tokio::test]
 async fn health_and_status_tell_that_it_streams_and_where_it_is() {
     let outbox = Outbox::with_slot().await;
     let relay = outbox.streaming(&[], &[]).await;

@@ -64,7 +64,8 @@ async fn a_right_taken_away_and_given_back_makes_its_topic_wait_while_others_flo
     let line = relay
         .wait_for_log("the missing right", SOON, |line| line.contains("ERROR") && line.contains(&name))
         .await;
-    assert!(line.contains(USER) || line.contains("kafka-acls"), "it says what to do: {line}");
+    let grant = format!("--allow-principal User:{USER} --producer --topic {name}");
+    assert!(line.contains("kafka-acls") && line.contains(&grant), "it says what to do: {line}");
     eventually(SOON, "/status names the topic", async || {
         (relay.status().await["waiting_topics"][0]["topic"] == *name).then_some(())
     })

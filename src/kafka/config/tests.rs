@@ -216,3 +216,19 @@ fn the_default_batch_size_is_the_one_that_topics_are_compared_with() {
     let text = DEFAULTS.iter().find(|(name, _)| *name == "batch.size").map(|(_, value)| *value);
     assert_eq!(text.and_then(|text| text.parse().ok()), Some(DEFAULT_BATCH_BYTES));
 }
+
+#[test]
+fn the_principal_is_the_user_of_a_mechanism_that_has_one() {
+    let principal = |properties: &[(&str, &str)]| settings(properties).principal().map(str::to_owned);
+    let scram = [
+        ("security.protocol", "sasl_ssl"),
+        ("sasl.mechanisms", "SCRAM-SHA-512"),
+        ("sasl.username", "old"),
+        ("sasl.username", "relay"),
+    ];
+    assert_eq!(principal(&scram).as_deref(), Some("relay"));
+    assert_eq!(principal(&[scram[0], ("sasl.mechanism", "plain"), scram[2]]).as_deref(), Some("old"));
+    assert_eq!(principal(&scram[1..]), None, "not in use");
+    assert_eq!(principal(&[scram[0], ("sasl.mechanism", "OAUTHBEARER"), scram[3]]), None);
+    assert_eq!(principal(&[]), None);
+}

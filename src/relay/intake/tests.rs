@@ -16,6 +16,7 @@ struct Bench {
     intake: Intake,
     core: Core,
     routes: Routes,
+    metrics: Arc<Metrics>,
     rows: usize,
 }
 
@@ -34,7 +35,8 @@ impl Bench {
         let mut bench = Self {
             intake: Intake::new(Origin::Slot, Mapper::new(outbox), Arc::clone(&metrics)),
             core: Core::new(settings, Lsn(1), breaker, backoff),
-            routes: Routes::new(metrics),
+            routes: Routes::new(Arc::clone(&metrics)),
+            metrics,
             rows: 0,
         };
         let column = |name: &str| RelationColumn { name: name.to_owned(), type_id: TEXT, type_modifier: -1 };
@@ -53,11 +55,25 @@ impl Bench {
     }
 
     fn row(&mut self, aggregate_type: &str) {
+        self.values(aggregate_type, Some("key-1"), "Made");
+    }
+
+    fn values(&mut self, aggregate_type: &str, key: Option<&str>, event_type: &str) {
         self.rows += 1;
         let id = format!("id-{}", self.rows);
-        let text = |value: &str| Value::Text(Bytes::copy_from_slice(value.as_bytes()));
-        let values = [id.as_str(), aggregate_type, "key-1", "Made", "{}"].map(text);
+        let values =
+            [Some(id.as_str()), Some(aggregate_type), key, Some(event_type), Some("{}")].map(|value| {
+                value.map_or(Value::Null, |value| Value::Text(Bytes::copy_from_slice(value.as_bytes())))
+            });
         self.give(Message::Insert { relation_id: 7, row: Tuple::from_values(&values).unwrap() });
+    }
+
+    /// The lines of the metrics page that count something of an event type.
+    fn counted(&self, event_type: &str) -> Vec<String> {
+        let page = String::from_utf8(self.metrics.registry().render().unwrap()).unwrap();
+        let of_type = format!("event_type=\"{event_type}\"");
+        let counts = |line: &&str| line.contains(&of_type) && line.ends_with(" 1");
+        page.lines().filter(counts).map(str::to_owned).collect()
     }
 }
 
@@ -82,5 +98,26 @@ fn one_topic_more_than_there_may_be_halts_before_it_and_names_the_column_whateve
             assert!(halt.remedy.contains(part), "{part:?} is missing in {:?}", halt.remedy);
         }
         assert_eq!(bench.core.ledger().unresolved(), MAX_TOPICS + 1, "it was not taken");
+    }
+}
+
+#[test]
+fn what_intake_halts_at_counts_under_its_event_type() {
+    let known: Arc<str> = Arc::from("outbox.event.known");
+    for (error, aggregate_type, key, limit) in [
+        ("too_large", "known", Some("k"), 10),
+        ("invalid", "not a topic", Some("k"), 1_000),
+        ("unmappable", "known", None, 1_000),
+    ] {
+        let mut bench = Bench::new(OnReject::Halt);
+        bench.core.set_limit(&known, limit);
+        bench.values(aggregate_type, key, "Made");
+        assert!(bench.intake.halt().is_some(), "{error}");
+        let counted = [
+            format!("txstream_events_failed_total{{error_type=\"{error}\",event_type=\"Made\"}} 1"),
+            "txstream_events_processed_total{event_type=\"Made\",status=\"rejected\"} 1".to_owned(),
+        ];
+        assert_eq!(bench.counted("Made"), counted, "{error}");
+        assert!(bench.counted("other").is_empty(), "{error}");
     }
 }

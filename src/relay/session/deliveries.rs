@@ -50,7 +50,7 @@ impl Session<'_> {
         let (message, class) = (failure.message.clone(), failure.class);
         let stopping = self.core.refused().is_some();
         let failed = self.core.failed(failure, remedy.clone(), now);
-        let route = self.routes.touch(failed.route);
+        let route = self.routes.get(failed.route);
         if !stopping && self.core.refused().is_some() {
             route.rejected();
         }
@@ -77,10 +77,9 @@ impl Session<'_> {
                     TopicTrouble::Authorization => ErrorType::Authorization,
                     TopicTrouble::Unknown => ErrorType::UnknownTopic,
                 };
-                (
-                    Some(error_type),
-                    Some(kafka::error::remedy(trouble, topic, &self.relay.kafka.brokers, None)),
-                )
+                let settings = &self.relay.kafka;
+                let remedy = kafka::error::remedy(trouble, topic, &settings.brokers, settings.principal());
+                (Some(error_type), Some(remedy))
             }
             FailureClass::Rejected(rejection) => {
                 let error_type = match rejection {

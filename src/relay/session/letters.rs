@@ -3,6 +3,7 @@
 use tokio::time::Instant;
 
 use super::{End, Session};
+use crate::dead_letter::Content;
 use crate::postgres::PgError;
 use crate::relay::letter_desk::Answer;
 
@@ -21,10 +22,11 @@ impl Session<'_> {
                 return Err(End::Lost(error));
             }
             Answer::Stored => {
-                for route in self.core.stored(&batch) {
-                    match route {
-                        Some(route) => self.routes.touch(route).parked(),
-                        None => self.relay.metrics.unmapped().parked(),
+                for (route, parked) in self.core.stored(&batch).into_iter().zip(&batch) {
+                    match (route, &parked.letter.content) {
+                        (Some(route), _) => self.routes.get(route).parked(),
+                        (None, Content::Row(columns)) => self.intake.unmapped_row(columns).parked(),
+                        (None, Content::Record(_)) => self.relay.metrics.unmapped(None).parked(),
                     }
                 }
                 self.parked += batch.len() as u64;
