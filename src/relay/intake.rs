@@ -4,6 +4,7 @@
 //! or one that is too large for its topic, is parked, or stops intake, and what was read before it still
 //! goes out. So a relay that is started again on the same bad row publishes nothing behind it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -60,6 +61,8 @@ pub(super) struct Intake {
     commit_lsn: Lsn,
     /// Outbox tables by relation id; they are few.
     tables: Vec<(u32, Arc<str>)>,
+    /// Partitions of outbox tables, under whose names no row may come.
+    partitions: HashSet<u32>,
 }
 
 impl Intake {
@@ -74,7 +77,14 @@ impl Intake {
             origin,
             commit_lsn: Lsn::ZERO,
             tables: Vec::new(),
+            partitions: HashSet::new(),
         }
+    }
+
+    /// Stops at a row of one of these, by relation id: partitions of outbox tables, whose rows have to come under
+    /// the name of the table.
+    pub(super) fn refusing(self, partitions: HashSet<u32>) -> Self {
+        Self { partitions, ..self }
     }
 
     /// Whether more may be read.
@@ -163,6 +173,7 @@ impl Intake {
         let (record, wrong) = match mapped {
             Mapped::Record(record) => (record, None),
             Mapped::InvalidTopic { record, reason } => (record, Some(reason)),
+            Mapped::Foreign if self.partitions.contains(&relation_id) => return self.partition(relation_id),
             Mapped::Foreign => return self.metrics.ignored(Ignored::ForeignRow, 1),
         };
         // The mapper knows the relation, or there would be no record.
@@ -181,6 +192,24 @@ impl Intake {
             }
             Some(reason) => self.invalid_topic(record, route, reason, core, routes, now),
         }
+    }
+
+    /// The server decodes a row by what the publication said when it was written, so a publication that is right
+    /// by now hides it all the same.
+    fn partition(&mut self, relation_id: u32) {
+        let name = self.tables.iter().find(|(id, _)| *id == relation_id).map_or("?", |(_, name)| name);
+        self.stopped = Some(Stopped::Halt(Halt::new(
+            format!(
+                "a row comes under the name of {name}, a partition of an outbox table: the publication did not show \
+                 partitions through their root when it was written, and changing it does not help rows that are \
+                 written"
+            ),
+            format!(
+                "{STAYS}; publish such rows from the table: txstream slot reset --backfill; or skip the whole transaction: \
+                 txstream slot advance {}",
+                Lsn(self.commit_lsn.0 + 1)
+            ),
+        )));
     }
 
     fn invalid_topic(

@@ -2,7 +2,10 @@
 //! the server's settings, the publication, the tables, the slot and its checkpoint row. The table
 //! part is looked at again while streaming.
 
+use std::collections::HashSet;
+
 use tokio_postgres::Client;
+use tokio_postgres::types::Type;
 
 use super::checkpoint::{self, CheckpointError, Identity, Rejected, Verdict, judge};
 use super::halt::Halt;
@@ -101,6 +104,8 @@ pub(super) struct Ready {
     pub(super) database: String,
     /// The outbox tables.
     pub(super) tables: Vec<TableIdentity>,
+    /// OIDs of their partitions.
+    pub(super) partitions: HashSet<u32>,
     /// Columns can be asked for in binary: about a tenth less work for the walsender.
     pub(super) binary: bool,
     /// The slot, if there is one.
@@ -132,6 +137,7 @@ pub(super) async fn check(
     let timeline = timeline(client).await?;
     slot_life::ensure_published(client, &settings.publication, outbox).await?;
     let (tables, types) = identities(client, settings, outbox).await?;
+    let partitions = partitions(client, &tables).await?;
     let row = checkpoint::read(client, &settings.slot).await?;
     let slot = slot::view(client, &settings.slot).await?;
     if let Some(view) = &slot {
@@ -151,6 +157,7 @@ pub(super) async fn check(
     let verdict = judge(row.as_ref(), slot.as_ref(), &identity);
     Ok(Ready {
         timeline,
+        partitions,
         binary: outbox::binary_safe_types(&types),
         system_identifier,
         database,
@@ -209,6 +216,17 @@ async fn identities(
         tables.push(TableIdentity { name: name.to_string(), oid: table.oid });
     }
     Ok((tables, types))
+}
+
+/// The partitions of the tables. A row that comes under the name of one would pass for a foreign one.
+async fn partitions(client: &Client, tables: &[TableIdentity]) -> Result<HashSet<u32>, PgError> {
+    const SQL: &str = "select t.relid::oid
+         from unnest($1) as root(oid), pg_catalog.pg_partition_tree(root.oid::regclass) t
+        where t.relid::oid <> all ($1)";
+    let failed = |source| PgError::statement("look for the partitions of the outbox tables", source);
+    let roots: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+    let rows = client.query_typed(SQL, &[(&roots, Type::OID_ARRAY)]).await.map_err(failed)?;
+    rows.iter().map(|row| row.try_get(0).map_err(failed)).collect()
 }
 
 /// The table checks again, while streaming: a table dropped and recreated, or swapped by rename,

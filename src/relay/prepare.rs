@@ -151,7 +151,8 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
     }
     let failover = ready.slot.as_ref().and_then(|slot| slot.failover) == Some(true);
     let letters = letter_desk(relay, &known.instance, server_of(&ready), failover, parked.holds_letters);
-    let intake = Intake::new(Origin::Slot, Mapper::new(relay.outbox.clone()), Arc::clone(&relay.metrics));
+    let intake = Intake::new(Origin::Slot, Mapper::new(relay.outbox.clone()), Arc::clone(&relay.metrics))
+        .refusing(ready.partitions.clone());
     let (reader, writer) = (Source::Wal(reader), Statuses::Wal(writer));
     let opened = Opened { reader, writer, producer, inbox, desk, letters, core, intake, status_every };
     Ok(Prepared { conn, monitor: monitor(relay, known, ready), opened: Box::new(opened) })

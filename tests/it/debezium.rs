@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use crate::load::RECOVERY;
 use crate::support::wait::SOON;
-use crate::support::{Outbox, Postgres, Record, Relay, Topic, eventually, unique};
+use crate::support::{Outbox, Postgres, Record, Relay, Topic, eventually, halted, unique};
 
 /// The names that a connector has by default.
 const NAMES: [(&str, &str); 2] =
@@ -167,4 +167,42 @@ async fn a_slot_of_debezium_goes_on_where_the_connector_had_confirmed_and_repeat
         assert_eq!(of_key(records, key), numbered(11, 22), "key {key}");
     }
     stop(second).await;
+}
+
+#[tokio::test]
+async fn rows_that_the_publication_showed_under_their_partition_halt_and_come_from_the_table() {
+    let postgres = Postgres::start(Postgres::default_version(), &[]).await;
+    let outbox = Outbox::bare_on(&postgres).await;
+    outbox
+        .database
+        .exec(
+            "create table outbox (id uuid default gen_random_uuid(), aggregatetype varchar(255) not null,
+                                  aggregateid varchar(255) not null, type varchar(255) not null, payload jsonb)
+                 partition by list (type);
+             create table outbox_tested partition of outbox for values in ('Tested');
+             create publication dbz_publication for table outbox",
+        )
+        .await;
+    outbox.database.exec("select pg_create_logical_replication_slot('debezium', 'pgoutput')").await;
+    let kind = unique("leaf");
+    outbox.insert(&kind, "before", "{}").await;
+    let refused = outbox.publishing(&["migrate", "up"], &NAMES).await;
+    let mend = r#"ALTER PUBLICATION "dbz_publication" SET (publish_via_partition_root = true);"#;
+    assert!(refused.code == Some(1) && refused.stderr.contains(mend), "{}", refused.stderr);
+    // That is right for every row from now on, and too late for the one before.
+    outbox.database.exec(mend).await;
+    let migrated = outbox.publishing(&["migrate", "up"], &NAMES).await;
+    assert_eq!(migrated.code, Some(0), "{}", migrated.stderr);
+    outbox.insert(&kind, "behind", "{}").await;
+
+    let halted = halted(outbox.relay(&[], &NAMES).await).await;
+    halted.names(&["public.outbox_tested", "partition"]).advises("txstream slot reset --backfill");
+    let mut topic = outbox.topic(&kind);
+    assert!(topic.read_to_end().await.is_empty(), "nothing behind it is published");
+    let reset = outbox.publishing(&["slot", "reset", "--backfill", "--yes"], &NAMES).await;
+    assert_eq!(reset.code, Some(0), "{}", reset.stderr);
+    let relay = relay(&outbox).await;
+    let records = all_of(&outbox, &mut topic, 2).await;
+    assert_once(records, &ids(&outbox).await);
+    stop(relay).await;
 }

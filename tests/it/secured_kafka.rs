@@ -76,7 +76,16 @@ async fn a_right_taken_away_and_given_back_makes_its_topic_wait_while_others_flo
         outbox.database.exec(&format!("{insert} values ('flowing', 'k', 'T', '{n}')")).await;
     }
     assert_eq!(others.read_count(20).await.len(), 20, "the other topic flows");
+    let failed: String = outbox.database.value("select pg_current_wal_insert_lsn()::text").await;
     load.commits(200).await;
+    let metrics = relay.metrics().await;
+    let counted = metrics.get("txstream_events_failed_total", &[("error_type", "authorization")]);
+    assert!(counted > Some(0.0), "a report with an error is a failed attempt");
+    let before = format!(
+        "select confirmed_flush_lsn < '{failed}' from pg_replication_slots where slot_name = '{}'",
+        outbox.database.name()
+    );
+    assert!(outbox.database.value::<bool>(&before).await, "nothing behind a failed record is confirmed");
 
     kafka.acl("--add", USER, &name).await;
     load.commits(100).await;

@@ -121,3 +121,17 @@ fn what_intake_halts_at_counts_under_its_event_type() {
         assert!(bench.counted("other").is_empty(), "{error}");
     }
 }
+
+#[test]
+fn a_stray_stream_abort_is_counted_and_left_out_and_the_rows_around_it_are_taken() {
+    let mut bench = Bench::new(OnReject::Halt);
+    bench.core.set_limit(&Arc::from("outbox.event.order"), 1_000);
+    bench.row("order");
+    bench.give(Message::StreamAbort { xid: 1, subxid: 2 });
+    bench.row("order");
+    bench.give(Message::Commit { commit_lsn: Lsn(0x10), end_lsn: Lsn(0x20), commit_time: 0 });
+    assert!(bench.intake.is_open() && bench.intake.halt().is_none());
+    let page = String::from_utf8(bench.metrics.registry().render().unwrap()).unwrap();
+    assert!(page.contains("txstream_ignored_total{what=\"stream_abort\"} 1\n"), "{page}");
+    assert_eq!(bench.core.ledger().unresolved(), 2, "both rows are to be published");
+}
