@@ -5,7 +5,7 @@
 //! futures are dropped in between.
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};

@@ -282,6 +282,9 @@ impl Core {
         self.breaker.tick(self.rounds.oldest().or(self.wants_limit_since), now);
         let Self { parking, ledger, routes, .. } = self;
         parking.settle(ledger, |route| (route != NO_ROUTE).then(|| routes[route as usize].topic));
+        if self.refused.is_some() {
+            return Vec::new();
+        }
         let scheduled = self.topics.schedule(&mut self.backoff, now);
         scheduled.into_iter().map(|(id, n, wait)| (Arc::clone(&self.topics.get(id).name), n, wait)).collect()
     }

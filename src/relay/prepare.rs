@@ -18,6 +18,7 @@ use super::halt::Halt;
 use super::intake::{Intake, Origin};
 use super::limit_desk::LimitDesk;
 use super::monitor::{Monitor, Pending};
+use super::pacing::Pacing;
 use super::preflight::{self, Instance, Problem, Ready, Server};
 use super::probe::{Outcome, Probe};
 use super::session::{Opened, SILENCE, Source, Statuses};
@@ -135,8 +136,8 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
         .map_or(relay.settings.status_interval, |timeout| relay.settings.status_interval.min(timeout / 2))
         .min(SILENCE / 3);
     if let Some(rejected) = ready.rejected.clone() {
-        let probe =
-            Probe { reader, writer, producer, inbox, confirmed_lsn, rejected, status_every, said_at: None };
+        let said = Pacing::default();
+        let probe = Probe { reader, writer, producer, inbox, confirmed_lsn, rejected, status_every, said };
         return Err(alone_first(relay, &conn, &known.instance, probe).await);
     }
     tracing::info!(

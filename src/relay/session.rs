@@ -28,6 +28,7 @@ use super::intake::Intake;
 use super::letter_desk::LetterDesk;
 use super::limit_desk::LimitDesk;
 use super::monitor::{Notice, Stand};
+use super::pacing::Pacing;
 use super::reporter::Reporter;
 use super::routes::Routes;
 use super::slot_life::RESET;
@@ -53,6 +54,16 @@ const STATUS_THROTTLE: Duration = Duration::from_millis(100);
 /// A server that is silent for this long while we read is taken for dead: it is asked to reply with
 /// every status.
 pub(super) const SILENCE: Duration = Duration::from_secs(30);
+
+/// When a server is taken for dead that was last heard then, and is read since then.
+pub(super) fn silent_at(reading_since: Instant, last_heard: Instant) -> Instant {
+    reading_since.max(last_heard) + SILENCE
+}
+
+/// What is said of it.
+pub(super) fn silent() -> PgError {
+    PgError::Timeout { doing: "hear from the server, which was asked to reply".to_owned(), limit: SILENCE }
+}
 
 /// How long a server that shuts down waits for Kafka's acknowledgements.
 const SERVER_STOP_GRACE: Duration = Duration::from_secs(5);
@@ -105,8 +116,8 @@ pub(super) struct Session<'a> {
     acknowledged: u64,
     parked: u64,
     credentials: Credentials,
-    /// When it was last said that no broker is reachable.
-    unreachable_said: Option<Instant>,
+    /// That no broker is reachable.
+    unreachable: Pacing,
     /// The server's last notice.
     server_said: Option<String>,
 }
@@ -160,7 +171,7 @@ impl<'a> Session<'a> {
             acknowledged: 0,
             parked: 0,
             credentials: Credentials::default(),
-            unreachable_said: None,
+            unreachable: Pacing::default(),
             server_said: None,
         }
     }
@@ -273,7 +284,7 @@ impl<'a> Session<'a> {
     }
 
     fn silent_at(&self) -> Option<Instant> {
-        self.reading_since.map(|since| since.max(self.reader.last_heard()) + SILENCE)
+        self.reading_since.map(|since| silent_at(since, self.reader.last_heard()))
     }
 
     fn read(&mut self) -> Result<(), PgError> {

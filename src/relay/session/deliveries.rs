@@ -10,9 +10,6 @@ use crate::kafka::{self, Event, Failure, FailureClass, Rejection, TopicTrouble, 
 use crate::metrics::ErrorType;
 use crate::relay::refusal::KAFKA_REFUSES_US;
 
-/// How often it is said that no broker is reachable.
-const SAY_EVERY: Duration = Duration::from_secs(10);
-
 /// Seconds from 1970-01-01 to 2000-01-01, the epoch of Postgres.
 const POSTGRES_EPOCH: Duration = Duration::from_secs(946_684_800);
 
@@ -97,8 +94,7 @@ impl Session<'_> {
         match trouble {
             Trouble::AllBrokersDown => {
                 // librdkafka tells it at every attempt, several times a second.
-                if self.unreachable_said.is_none_or(|said| now >= said + SAY_EVERY) {
-                    self.unreachable_said = Some(now);
+                if self.unreachable.is_due(now) {
                     tracing::warn!("no Kafka broker is reachable; trying on");
                 }
                 self.core.transport_trouble(true, now);
