@@ -133,9 +133,10 @@ async fn a_topic_deleted_and_made_again_under_load_gets_every_row_not_acknowledg
     let rows = rows_by_key(&outbox).await;
     let (before, after) = (ids_by_key(before.records()), ids_by_key(after.read_to_end().await));
     for (key, rows) in &rows {
-        let (before, after) = (&before[key.as_str()], &after[key.as_str()]);
-        assert!(rows.starts_with(&before.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>()), "{key}");
-        assert!(rows.ends_with(&after.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>()), "{key}");
+        let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
+        // A partition may have been deleted before anything of it was read.
+        assert!(rows.starts_with(before.get(key.as_str()).map_or(&[], Vec::as_slice)), "{key}");
+        assert!(rows.ends_with(&after[key.as_str()]), "{key}");
     }
     let arrived: usize = after.values().map(Vec::len).sum();
     assert!(arrived >= 400, "rows committed while there was no topic are in it: {arrived}");
