@@ -4,7 +4,6 @@
 //! stop; whatever is unconfirmed then is streamed again by the next session.
 
 mod closing;
-mod credentials;
 mod deliveries;
 mod end;
 mod letters;
@@ -17,12 +16,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use self::closing::{Closing, Why};
-use self::credentials::Credentials;
-pub(super) use self::credentials::Refusal;
-pub(super) use self::deliveries::postgres_now;
 pub(super) use self::end::End;
-pub(super) use self::source::{Incoming, Source, Statuses};
+use self::source::Incoming;
+pub(super) use self::source::{Source, Statuses};
 use super::core::{Core, Sink};
+use super::credentials::Credentials;
 use super::halt::Halt;
 use super::intake::Intake;
 use super::letter_desk::LetterDesk;
@@ -31,6 +29,7 @@ use super::monitor::{Notice, Stand};
 use super::pacing::Pacing;
 use super::reporter::Reporter;
 use super::routes::Routes;
+use super::silence::silent_at;
 use super::slot_life::RESET;
 use super::{Known, Relay};
 use crate::admin::BreakerOrder;
@@ -50,20 +49,6 @@ const REST: Duration = Duration::from_micros(500);
 
 /// Status messages that only report progress are at least this far apart.
 const STATUS_THROTTLE: Duration = Duration::from_millis(100);
-
-/// A server that is silent for this long while we read is taken for dead: it is asked to reply with
-/// every status.
-pub(super) const SILENCE: Duration = Duration::from_secs(30);
-
-/// When a server is taken for dead that was last heard then, and is read since then.
-pub(super) fn silent_at(reading_since: Instant, last_heard: Instant) -> Instant {
-    reading_since.max(last_heard) + SILENCE
-}
-
-/// What is said of it.
-pub(super) fn silent() -> PgError {
-    PgError::Timeout { doing: "hear from the server, which was asked to reply".to_owned(), limit: SILENCE }
-}
 
 /// How long a server that shuts down waits for Kafka's acknowledgements.
 const SERVER_STOP_GRACE: Duration = Duration::from_secs(5);

@@ -7,7 +7,7 @@ use crate::outbox::{Preset, TableName};
 use crate::postgres::ConnInfo;
 use crate::postgres::stream::tests::{keepalive, start};
 use crate::relay::Board;
-use crate::relay::session::SILENCE;
+use crate::relay::silence::SILENCE;
 
 fn relay() -> Relay {
     Relay {

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{DRAIN_WITH_BREAKER_OPEN, End, Session, silent};
+use super::{DRAIN_WITH_BREAKER_OPEN, End, Session};
 use crate::relay::breaker::State;
 use crate::relay::halt::Halt;
+use crate::relay::silence::silent;
 
 /// Why no more is read, and when the drain is over at the latest.
 #[derive(Debug)]
