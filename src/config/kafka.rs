@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::layers::{Given, label};
 use super::read::Reader;
 use super::{Source, units};
+use crate::kafka::config::Group;
 use crate::kafka::config::{is_secret, validate};
 use crate::kafka::properties::{parse_argument, parse_file};
-use crate::kafka::reader::Group;
 use crate::kafka::{Property, Settings};
 
 /// Producer and consumers.

@@ -34,7 +34,7 @@ pub struct Config {
     /// The producer.
     pub kafka: crate::kafka::Settings,
     /// Who asks Kafka for topics in `doctor`.
-    pub consumer: crate::kafka::reader::Group,
+    pub consumer: crate::kafka::config::Group,
     /// The relay.
     pub relay: relay::Settings,
     /// The admin server.

@@ -41,7 +41,7 @@ use std::time::Duration;
 pub use finding::{Finding, Status};
 
 use self::server::Server;
-use crate::kafka::{self, reader::Group};
+use crate::kafka::{self, config::Group};
 use crate::outbox;
 use crate::postgres::{ConnInfo, PgError};
 

@@ -10,7 +10,6 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::BaseProducer;
 use rdkafka::types::RDKafkaConfRes;
 
-use super::reader::Group;
 use super::{Property, Settings};
 
 mod names;
@@ -179,6 +178,17 @@ pub(super) fn admin(settings: &Settings) -> ClientConfig {
     // Nothing polls this client's log queue, so nothing may be put there. Its errors come with answers.
     config.remove("debug").set_log_level(RDKafkaLogLevel::Emerg).set("log_level", "0");
     config
+}
+
+/// The name and manners of a consumer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// `group.id`.
+    pub id: String,
+    /// `auto.offset.reset`.
+    pub auto_offset_reset: String,
+    /// `session.timeout.ms`.
+    pub session_timeout: std::time::Duration,
 }
 
 /// The configuration of a client that asks for topics as a consumer would, and reads them by assignment.

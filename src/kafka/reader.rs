@@ -14,19 +14,9 @@ use rdkafka::metadata::MetadataTopic;
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::time::Instant;
 
+use super::config::Group;
 use super::error::{AUTHENTICATION_REMEDY, trouble};
 use super::{CreateError, Settings, Trouble, config};
-
-/// The name and manners of a consumer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Group {
-    /// `group.id`.
-    pub id: String,
-    /// `auto.offset.reset`.
-    pub auto_offset_reset: String,
-    /// `session.timeout.ms`.
-    pub session_timeout: Duration,
-}
 
 /// Why brokers could not be asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

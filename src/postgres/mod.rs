@@ -6,6 +6,7 @@
 
 mod auth;
 mod channel;
+pub mod clock;
 pub mod conninfo;
 pub mod error;
 #[cfg(any(test, fuzzing))]

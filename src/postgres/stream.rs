@@ -5,10 +5,10 @@
 //! futures are dropped in between.
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::VecDeque;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
 use postgres_protocol::message::backend::Message;
@@ -20,7 +20,7 @@ use super::channel::Channel;
 use super::error::ServerError;
 use super::transport::Transport;
 use super::wire::{Frame, ReadBuffer, WriteBuffer};
-use super::{Lsn, PgError};
+use super::{Lsn, PgError, clock};
 
 const READING: &str = "read the replication stream";
 const WRITING: &str = "send a status on the replication stream";
@@ -33,9 +33,6 @@ const FINISH_TIMEOUT: Duration = Duration::from_millis(500);
 /// Status messages that wait for a socket which takes nothing; further ones are dropped, as the next
 /// that gets through says more than they did.
 const MAX_QUEUED_BYTES: usize = 64 * 1024;
-
-/// Seconds from the Unix epoch to that of Postgres, 2000-01-01.
-const POSTGRES_EPOCH: Duration = Duration::from_secs(946_684_800);
 
 /// One message of the server's half.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -193,8 +190,6 @@ impl StatusWriter {
         if self.output.len() >= MAX_QUEUED_BYTES {
             return;
         }
-        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + POSTGRES_EPOCH);
-        let micros = since_epoch.ok().and_then(|time| i64::try_from(time.as_micros()).ok()).unwrap_or(0);
         let buf = self.output.queue();
         buf.put_u8(b'd');
         buf.put_i32(STATUS_LEN + 4);
@@ -202,7 +197,7 @@ impl StatusWriter {
         for lsn in [written, flushed, flushed] {
             buf.put_u64(lsn.0);
         }
-        buf.put_i64(micros);
+        buf.put_i64(clock::now());
         buf.put_u8(1);
     }
 

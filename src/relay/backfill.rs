@@ -5,7 +5,6 @@
 //! or parked. Broken off, nothing says that it was done.
 
 mod query;
-mod rows;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +15,10 @@ use super::breaker::Breaker;
 use super::checkpoint::{self, Recovery};
 use super::core::Core;
 use super::intake::{Intake, Origin};
+use super::not_ready::NotReady;
 use super::preflight::{self, Server};
 use super::prepare;
+use super::rows::Rows;
 use super::session::{End, Lines, Opened, Session, Source, Statuses};
 use super::slot_life::BY_RESET;
 use super::{Backoff, Halt, Known, Relay, close};
@@ -27,7 +28,6 @@ use crate::postgres::sql::{self, SqlConn};
 use crate::postgres::{Lsn, PgError, slot};
 
 pub use self::query::{Count, Selection, count};
-pub(super) use self::rows::Rows;
 
 /// What a backfill publishes.
 #[derive(Debug, Clone)]
@@ -166,9 +166,9 @@ async fn letters(relay: &Relay, conn: &SqlConn) -> Result<Letters, Halt> {
     })
 }
 
-fn not_ready(why: prepare::NotReady) -> Halt {
+fn not_ready(why: NotReady) -> Halt {
     match why {
-        prepare::NotReady::Halt(halt) => halt,
+        NotReady::Halt(halt) => halt,
         other => broken(&format!("{other:?}")),
     }
 }

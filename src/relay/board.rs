@@ -13,6 +13,9 @@ use crate::admin::{BreakerOrder, StatusReport, Subject};
 /// Without a turn of the loop for this long the process is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(30);
 
+/// Topics that a probe's answer names; `/status` has them all.
+const MOST_NAMED: usize = 20;
+
 /// The board.
 pub struct Board {
     started: Instant,
@@ -101,10 +104,13 @@ impl Subject for Board {
         let state = &page.report.state;
         match state.as_str() {
             "streaming" if page.reasons.is_empty() => {
-                let waiting =
-                    page.report.waiting_topics.iter().map(|topic| format!("; topic {} waits", topic.topic));
+                let waiting = &page.report.waiting_topics;
+                let named = waiting.iter().take(MOST_NAMED);
+                let named = named.map(|topic| format!("; topic {} waits", topic.topic));
+                let others = waiting.len().saturating_sub(MOST_NAMED);
+                let others = (others > 0).then(|| format!("; {others} more topics wait"));
                 let refused = page.report.kafka_refusal.iter().map(|refusal| format!("; {}", refusal.reason));
-                Ok(waiting.chain(refused).fold(state.clone(), |text, what| text + &what))
+                Ok(named.chain(others).chain(refused).fold(state.clone(), |text, what| text + &what))
             }
             "streaming" => {
                 let refused = page.report.kafka_refusal.iter().map(|refusal| refusal.reason.clone());
@@ -137,6 +143,7 @@ impl Subject for Board {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::status::WaitingTopic;
 
     #[tokio::test(start_paused = true)]
     async fn a_loop_without_a_turn_is_not_live() {
@@ -145,6 +152,18 @@ mod tests {
         assert_eq!(board.live(), Ok(()));
         tokio::time::advance(STUCK_AFTER + Duration::from_secs(1)).await;
         assert!(board.live().unwrap_err().contains("31 s"));
+    }
+
+    #[tokio::test]
+    async fn ready_names_topics_that_wait_but_not_thousands_of_them() {
+        let (board, _orders) = Board::new("s", "p");
+        board.state("streaming", None);
+        let waiting = |n: usize| WaitingTopic { topic: format!("t{n}"), ..WaitingTopic::default() };
+        board.note(|report| report.waiting_topics = (0..2).map(waiting).collect());
+        assert_eq!(board.ready(), Ok("streaming; topic t0 waits; topic t1 waits".to_owned()));
+        board.note(|report| report.waiting_topics = (0..10_000).map(waiting).collect());
+        let text = board.ready().unwrap();
+        assert!(text.contains("; topic t19 waits; 9980 more topics wait") && text.len() < 1_000, "{text}");
     }
 
     #[tokio::test]

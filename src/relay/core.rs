@@ -29,13 +29,14 @@ use super::budget::Budget;
 use super::checkpoint::Rejected;
 use super::gather::Gather;
 use super::halt::Halt;
-use super::lane::{Lanes, Queued};
+use super::lane::Lanes;
 use super::ledger::Ledger;
 use super::parking::Parking;
+use super::queued::{Queued, TopicId};
 use super::refusal::{too_large, too_large_text};
 use super::rounds::Rounds;
 use super::settings::Settings;
-use super::topics::{TopicId, Topics, Trouble};
+use super::topics::{Topics, Trouble};
 use crate::dead_letter::Reason;
 use crate::kafka::{SendError, Ticket};
 use crate::outbox::Record;
@@ -282,6 +283,9 @@ impl Core {
         self.breaker.tick(self.rounds.oldest().or(self.wants_limit_since), now);
         let Self { parking, ledger, routes, .. } = self;
         parking.settle(ledger, |route| (route != NO_ROUTE).then(|| routes[route as usize].topic));
+        if self.refused.is_some() {
+            return Vec::new();
+        }
         let scheduled = self.topics.schedule(&mut self.backoff, now);
         scheduled.into_iter().map(|(id, n, wait)| (Arc::clone(&self.topics.get(id).name), n, wait)).collect()
     }

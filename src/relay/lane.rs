@@ -11,20 +11,8 @@
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use super::topics::TopicId;
+use super::queued::{Queued, TopicId};
 use crate::kafka::Ticket;
-use crate::outbox::Record;
-
-/// A record on its way to the producer.
-#[derive(Debug)]
-pub(super) struct Queued {
-    /// Its place in the ledger.
-    pub(super) ticket: Ticket,
-    /// Its topic.
-    pub(super) topic: TopicId,
-    /// What goes to Kafka.
-    pub(super) record: Record,
-}
 
 /// The lanes.
 #[derive(Debug)]
@@ -116,6 +104,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::outbox::Record;
 
     fn queued(key: &str, ticket: Ticket) -> Queued {
         let record = Record {

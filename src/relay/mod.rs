@@ -12,6 +12,7 @@ mod breaker;
 mod budget;
 pub mod checkpoint;
 mod core;
+mod credentials;
 mod gather;
 mod halt;
 mod intake;
@@ -20,16 +21,21 @@ mod ledger;
 mod letter_desk;
 mod limit_desk;
 mod monitor;
+mod not_ready;
+mod pacing;
 mod parking;
 pub(crate) mod preflight;
 mod prepare;
 mod probe;
+mod queued;
 mod refusal;
 mod reporter;
 mod rounds;
 mod routes;
+mod rows;
 mod session;
 pub mod settings;
+mod silence;
 pub mod slot_life;
 mod summary;
 mod topics;
@@ -51,7 +57,9 @@ pub use settings::Settings;
 use self::backoff::Backoff;
 use self::breaker::Breaker;
 use self::monitor::Stand;
-use self::prepare::{NotReady, Prepared};
+use self::not_ready::NotReady;
+use self::pacing::Pacing;
+use self::prepare::Prepared;
 use self::reporter::Reporter;
 use self::session::{End, Lines, Session, Source, Statuses};
 use crate::admin::BreakerOrder;
@@ -63,9 +71,6 @@ use crate::postgres::{ConnInfo, Lsn, stream};
 
 /// How often a held slot is looked at: a takeover after a graceful stop takes no longer.
 const STANDBY_LOOK: Duration = Duration::from_millis(250);
-
-/// How often a wait is mentioned again.
-const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// A session that lived this long was well: what ended it is news, and tried again at once.
 const LONG_SESSION: Duration = Duration::from_secs(5);
@@ -235,7 +240,8 @@ async fn turning<T>(board: &Board, work: impl Future<Output = T>) -> T {
 /// What is being waited for, said at once and then every 10 s.
 #[derive(Debug, Default)]
 struct Waiting {
-    last: Option<(String, Instant)>,
+    last: Option<String>,
+    pacing: Pacing,
     attempts: u32,
 }
 
@@ -243,14 +249,15 @@ impl Waiting {
     fn say(&mut self, relay: &Relay, state: &str, why: &str) {
         self.attempts = self.attempts.saturating_add(1);
         relay.board.state(state, Some(why.to_owned()));
-        let now = Instant::now();
-        let silent = self.last.as_ref().is_some_and(|(said, at)| said == why && now < *at + SAY_EVERY);
-        if !silent {
+        if self.last.as_deref() != Some(why) {
+            self.last = Some(why.to_owned());
+            self.pacing.begin_anew();
+        }
+        if self.pacing.is_due(Instant::now()) {
             tracing::warn!(state, why, "not streaming; trying on");
             if state != "standby" {
                 relay.board.note(|report| report.last_error = Some(why.to_owned()));
             }
-            self.last = Some((why.to_owned(), now));
         }
     }
 

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use bytes::Bytes;
 
 use super::ledger::Ledger;
-use super::topics::TopicId;
+use super::queued::TopicId;
 use crate::dead_letter::{Content, Letter, Reason};
 use crate::kafka::Ticket;
 

@@ -18,10 +18,13 @@ use super::halt::Halt;
 use super::intake::{Intake, Origin};
 use super::limit_desk::LimitDesk;
 use super::monitor::{Monitor, Pending};
+use super::not_ready::NotReady;
+use super::pacing::Pacing;
 use super::preflight::{self, Instance, Problem, Ready, Server};
 use super::probe::{Outcome, Probe};
-use super::session::{Opened, SILENCE, Source, Statuses};
+use super::session::{Opened, Source, Statuses};
 use super::settings::OnReject;
+use super::silence::SILENCE;
 use super::slot_life::{self, CreateSlot};
 use super::{Known, Relay};
 use crate::kafka::{CreateError, Inbox, Producer};
@@ -48,42 +51,6 @@ pub(super) struct Prepared {
     pub(super) conn: SqlConn,
     pub(super) monitor: Monitor,
     pub(super) opened: Box<Opened>,
-}
-
-/// Why there is no session yet.
-#[derive(Debug)]
-pub(super) enum NotReady {
-    /// A person must act.
-    Halt(Halt),
-    /// Another instance holds the slot.
-    Standby(String),
-    /// Something has to happen first that is no failure.
-    Wait(String),
-    /// Try again after a backoff.
-    Retry(String),
-    /// Begin again at once.
-    Again,
-}
-
-impl From<Problem> for NotReady {
-    fn from(problem: Problem) -> Self {
-        match problem {
-            Problem::Halt(halt) => Self::Halt(halt),
-            Problem::Wait(why) => Self::Wait(why.to_owned()),
-            Problem::Retry(error) => {
-                // Where others are in the way a person may want to end them.
-                let hint = error.hint().filter(|_| matches!(error, PgError::Locked { .. }));
-                let why = error.report();
-                Self::Retry(hint.map_or_else(|| why.clone(), |hint| format!("{why}; {hint}")))
-            }
-        }
-    }
-}
-
-impl From<PgError> for NotReady {
-    fn from(error: PgError) -> Self {
-        Problem::from(error).into()
-    }
 }
 
 /// Prepares a session. May be dropped at any await: nothing is held but connections.
@@ -135,8 +102,8 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
         .map_or(relay.settings.status_interval, |timeout| relay.settings.status_interval.min(timeout / 2))
         .min(SILENCE / 3);
     if let Some(rejected) = ready.rejected.clone() {
-        let probe =
-            Probe { reader, writer, producer, inbox, confirmed_lsn, rejected, status_every, said_at: None };
+        let said = Pacing::default();
+        let probe = Probe { reader, writer, producer, inbox, confirmed_lsn, rejected, status_every, said };
         return Err(alone_first(relay, &conn, &known.instance, probe).await);
     }
     tracing::info!(

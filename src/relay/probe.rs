@@ -14,8 +14,10 @@ use super::Relay;
 use super::backoff::Backoff;
 use super::checkpoint::Rejected;
 use super::halt::Halt;
-use super::prepare::NotReady;
-use super::refusal::{exhausted, exhausted_text, refused};
+use super::not_ready::NotReady;
+use super::pacing::Pacing;
+use super::refusal::{KAFKA_REFUSES_US, exhausted, exhausted_text, refused};
+use super::silence::{silent, silent_at};
 use super::topics::Trouble as TopicTrouble;
 use crate::kafka::{Event, FailureClass, Inbox, Producer, SendError, Trouble};
 use crate::outbox::{Mapped, Mapper, Record};
@@ -23,9 +25,6 @@ use crate::pgoutput::{self, Message};
 use crate::postgres::sql::SqlConn;
 use crate::postgres::stream::{self, ReplicationMessage, StatusWriter, WalReader};
 use crate::postgres::{Lsn, PgError};
-
-/// How often it is said that Kafka does not take the record.
-const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// Streams up to the record, without confirming anything.
 pub(super) struct Probe {
@@ -37,8 +36,8 @@ pub(super) struct Probe {
     pub(super) rejected: Rejected,
     /// Often enough that neither side takes the other for dead.
     pub(super) status_every: Duration,
-    /// When it was last said that Kafka does not take the record.
-    pub(super) said_at: Option<Instant>,
+    /// That Kafka has not taken the record yet.
+    pub(super) said: Pacing,
 }
 
 /// What came of the record.
@@ -92,13 +91,15 @@ impl Probe {
         }
     }
 
-    /// Reads up to the record.
+    /// Reads up to the record. A server that is silent for long is taken for dead, as while streaming.
     async fn find(&mut self, relay: &Relay) -> Result<Option<Record>, PgError> {
         let mapper = Mapper::new(relay.outbox.clone());
         let mut search = Search { mapper, commit_lsn: Lsn::ZERO, ordinal: 0 };
         let mut clock = interval(self.status_every);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let since = Instant::now();
         loop {
+            let silent_at = silent_at(since, self.reader.last_heard());
             tokio::select! {
                 biased;
                 _ = clock.tick() => self.alive(relay),
@@ -122,6 +123,7 @@ impl Probe {
                         }
                     }
                 }
+                () = sleep_until(silent_at) => return Err(silent()),
             }
         }
     }
@@ -186,7 +188,7 @@ impl Probe {
             Event::Trouble(trouble) => {
                 match trouble {
                     Trouble::AllBrokersDown => self.say("no Kafka broker is reachable", relay),
-                    Trouble::Authentication(message) => self.say(&message, relay),
+                    Trouble::Authentication(why) => self.say(&format!("{KAFKA_REFUSES_US}: {why}"), relay),
                     Trouble::Transport(_) | Trouble::Fatal(_) => {}
                 }
                 return None;
@@ -220,18 +222,21 @@ impl Probe {
         }
     }
 
-    /// Says why Kafka has not taken the record yet: on the status page, and in the log from time to time.
+    /// Says why Kafka has not taken the record yet: where one sees why the relay is not ready, and in the log
+    /// from time to time.
     fn say(&mut self, why: &str, relay: &Relay) {
-        let now = Instant::now();
-        if self.said_at.is_none_or(|said| now >= said + SAY_EVERY) {
-            self.said_at = Some(now);
+        if self.said.is_due(Instant::now()) {
             tracing::warn!(
                 topic = self.rejected.topic,
                 error = why,
                 "Kafka has not taken the record yet; trying on"
             );
         }
-        relay.board.note(|report| report.last_error = Some(why.to_owned()));
+        relay.board.note(|report| {
+            report.last_error = Some(why.to_owned());
+            report.detail =
+                Some(format!("Kafka refused a record at the last stop and has not taken it yet: {why}"));
+        });
     }
 }
 
@@ -276,3 +281,6 @@ impl Search {
         Found::NotYet
     }
 }
+
+#[cfg(test)]
+mod tests;

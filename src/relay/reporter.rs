@@ -1,19 +1,20 @@
 //! Brings gauges, status report and readiness up to date while streaming, and says in the log what
 //! changed.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
 use super::Relay;
 use super::breaker::State;
 use super::core::Core;
+use super::credentials::Refusal;
 use super::refusal::KAFKA_REFUSES_US;
-use super::session::Refusal;
 use super::summary::Summary;
 use crate::admin::status::{BreakerStatus, InFlight, KafkaRefusal, LaneStatus, Rates, WaitingTopic, rfc3339};
 use crate::kafka::error::AUTHENTICATION_REMEDY;
 use crate::metrics::{BreakerState, Metrics};
+use crate::postgres::clock;
 
 /// How old the report may be.
 const EVERY: Duration = Duration::from_millis(200);
@@ -188,9 +189,8 @@ fn refused(refusal: &Refusal, now: Instant) -> KafkaRefusal {
 /// Age of the oldest unconfirmed event since its commit, by the server's clock.
 fn oldest_age(core: &Core) -> Option<Duration> {
     let committed = core.oldest_commit_time()?;
-    let micros = u64::try_from(committed).unwrap_or(0);
-    let at = UNIX_EPOCH + Duration::from_secs(946_684_800) + Duration::from_micros(micros);
-    Some(SystemTime::now().duration_since(at).unwrap_or_default())
+    let micros = clock::now().saturating_sub(committed);
+    Some(Duration::from_micros(micros.max(0).unsigned_abs()))
 }
 
 fn label(state: State) -> BreakerState {

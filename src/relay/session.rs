@@ -4,7 +4,6 @@
 //! stop; whatever is unconfirmed then is streamed again by the next session.
 
 mod closing;
-mod credentials;
 mod deliveries;
 mod end;
 mod letters;
@@ -17,19 +16,20 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 use self::closing::{Closing, Why};
-use self::credentials::Credentials;
-pub(super) use self::credentials::Refusal;
-pub(super) use self::deliveries::postgres_now;
 pub(super) use self::end::End;
-pub(super) use self::source::{Incoming, Source, Statuses};
+use self::source::Incoming;
+pub(super) use self::source::{Source, Statuses};
 use super::core::{Core, Sink};
+use super::credentials::Credentials;
 use super::halt::Halt;
 use super::intake::Intake;
 use super::letter_desk::LetterDesk;
 use super::limit_desk::LimitDesk;
 use super::monitor::{Notice, Stand};
+use super::pacing::Pacing;
 use super::reporter::Reporter;
 use super::routes::Routes;
+use super::silence::silent_at;
 use super::slot_life::RESET;
 use super::{Known, Relay};
 use crate::admin::BreakerOrder;
@@ -49,10 +49,6 @@ const REST: Duration = Duration::from_micros(500);
 
 /// Status messages that only report progress are at least this far apart.
 const STATUS_THROTTLE: Duration = Duration::from_millis(100);
-
-/// A server that is silent for this long while we read is taken for dead: it is asked to reply with
-/// every status.
-pub(super) const SILENCE: Duration = Duration::from_secs(30);
 
 /// How long a server that shuts down waits for Kafka's acknowledgements.
 const SERVER_STOP_GRACE: Duration = Duration::from_secs(5);
@@ -105,8 +101,8 @@ pub(super) struct Session<'a> {
     acknowledged: u64,
     parked: u64,
     credentials: Credentials,
-    /// When it was last said that no broker is reachable.
-    unreachable_said: Option<Instant>,
+    /// That no broker is reachable.
+    unreachable: Pacing,
     /// The server's last notice.
     server_said: Option<String>,
 }
@@ -160,7 +156,7 @@ impl<'a> Session<'a> {
             acknowledged: 0,
             parked: 0,
             credentials: Credentials::default(),
-            unreachable_said: None,
+            unreachable: Pacing::default(),
             server_said: None,
         }
     }
@@ -273,7 +269,7 @@ impl<'a> Session<'a> {
     }
 
     fn silent_at(&self) -> Option<Instant> {
-        self.reading_since.map(|since| since.max(self.reader.last_heard()) + SILENCE)
+        self.reading_since.map(|since| silent_at(since, self.reader.last_heard()))
     }
 
     fn read(&mut self) -> Result<(), PgError> {

@@ -11,7 +11,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
-use super::lane::{Queued, split};
+use super::lane::split;
+use super::queued::{Queued, TopicId};
 use crate::kafka::Ticket;
 use crate::outbox::Record;
 
@@ -19,10 +20,6 @@ use crate::outbox::Record;
 /// costs a place here for as long as the session lives, a question to the broker a minute, and a name in the
 /// metadata that every client of the cluster reads.
 pub(super) const MAX_TOPICS: usize = 10_000;
-
-/// Names a topic within a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct TopicId(pub(super) u32);
 
 /// Why and since when a topic waits.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use super::gone::{Found, Sought};
+use super::gone::{Found, Sought, Start};
 use super::partition::partition;
 use super::report::{Counts, EXAMPLES, Example};
 
@@ -61,17 +61,6 @@ pub(super) struct NotFound {
     pub(super) confirmed: bool,
     /// The topic no longer has what is as old as it.
     pub(super) expired: bool,
-}
-
-/// Where the records of a partition begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Start {
-    /// Nothing that was written to it is gone, or nothing as old as the rows that are looked for.
-    Whole,
-    /// Older records are gone; the first one left is of this time, if it says.
-    From(Option<i64>),
-    /// All records are gone.
-    Empty,
 }
 
 #[derive(Debug)]

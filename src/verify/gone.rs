@@ -7,10 +7,19 @@
 //!
 //! Invariant: what says "gone" is never what a writer can choose alone, where a row that was found says otherwise.
 
-use super::book::Start;
-
 /// So many found rows that were begun just before are asked, since one may have stayed open for hours.
 const NEAR: usize = 8;
+
+/// Where the records of a partition begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    /// Nothing that was written to it is gone, or nothing as old as the rows that are looked for.
+    Whole,
+    /// Older records are gone; the first one left is of this time, if it says.
+    From(Option<i64>),
+    /// All records are gone.
+    Empty,
+}
 
 /// What the found rows of a topic tell of the others.
 #[derive(Debug, Default)]

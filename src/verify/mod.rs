@@ -40,7 +40,7 @@ use self::report::{EXAMPLES, Example};
 use self::snapshot::{Snapshot, moment};
 use self::table::{Look, Table};
 use self::topic::{Passed, Topic};
-use crate::kafka::reader::Group;
+use crate::kafka::config::Group;
 use crate::kafka::{self, Describer, Reader};
 use crate::outbox;
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::VerifyError;
-use super::book::{self, Book, Start};
+use super::book::{self, Book};
+use super::gone::Start;
 use crate::kafka::Reader;
 use crate::kafka::reader::TopicAnswer;
 use crate::kafka::reading::Span;

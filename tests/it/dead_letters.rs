@@ -25,7 +25,7 @@ impl Small {
         Self::on(Outbox::with_slot().await).await
     }
 
-    async fn on(outbox: Outbox) -> Self {
+    pub(crate) async fn on(outbox: Outbox) -> Self {
         let kind = unique("small");
         let topic = format!("outbox.event.{kind}");
         outbox.kafka.create_topic(&topic, 3, &[("max.message.bytes", "2000")]).await;

@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 
 use crate::dead_letters::{Small, stop};
 use crate::support::wait::SOON;
-use crate::support::{Outbox, Relay, eventually, published};
+use crate::support::{Outbox, Postgres, Relay, eventually, published};
 
 /// Somebody who holds locks until dropped.
 struct Holder {
@@ -26,6 +26,11 @@ impl Holder {
     async fn lets_go(self) {
         self.client.batch_execute("commit").await.unwrap();
     }
+}
+
+/// The locks stay for longer than the slots of other tests, on the server that all share, would wait for them.
+async fn own_server() -> Postgres {
+    Postgres::start(Postgres::default_version(), &[]).await
 }
 
 /// Waits for a line that says what waits, for which table, and whose lock it is.
@@ -52,12 +57,13 @@ async fn waiting(outbox: &Outbox) -> i64 {
 
 #[tokio::test]
 async fn a_relay_that_starts_waits_for_a_locked_table_and_says_who_locks_it() {
+    let postgres = own_server().await;
     for (lock, table) in [
         ("lock table txstream_checkpoint", "txstream_checkpoint"),
         ("select from txstream_checkpoint for update", "txstream_checkpoint"),
         ("lock table outbox", r#"public\".\"outbox"#),
     ] {
-        let outbox = Outbox::with_slot().await;
+        let outbox = Outbox::with_slot_on(&postgres).await;
         let holder = Holder::of(&outbox, lock).await;
         let relay = outbox.relay(&[], &[]).await;
         says(&relay, "not streaming; trying on", table, &holder).await;
@@ -83,7 +89,8 @@ async fn says_again(relay: &Relay, words: &str) {
 
 #[tokio::test]
 async fn a_relay_that_starts_waits_for_the_locked_table_of_dead_letters() {
-    let outbox = Outbox::with_slot().await;
+    let postgres = own_server().await;
+    let outbox = Outbox::with_slot_on(&postgres).await;
     let holder = Holder::of(&outbox, "lock table txstream_dead_letter").await;
     let relay = outbox.relay(&[], &[]).await;
     says(&relay, "not streaming; trying on", "txstream_dead_letter", &holder).await;
@@ -96,7 +103,8 @@ async fn a_relay_that_starts_waits_for_the_locked_table_of_dead_letters() {
 
 #[tokio::test]
 async fn a_relay_that_streams_goes_on_while_its_checkpoint_is_locked() {
-    let outbox = Outbox::with_slot().await;
+    let postgres = own_server().await;
+    let outbox = Outbox::with_slot_on(&postgres).await;
     let relay = outbox.streaming(&[], &[]).await;
     let holder = Holder::of(&outbox, "select from txstream_checkpoint for update").await;
     outbox.insert("ready", "2", "{}").await;
@@ -119,7 +127,8 @@ async fn a_relay_that_streams_goes_on_while_its_checkpoint_is_locked() {
 
 #[tokio::test]
 async fn letters_wait_for_their_locked_table_and_the_stream_goes_on() {
-    let small = Small::new().await;
+    let postgres = own_server().await;
+    let small = Small::on(Outbox::with_slot_on(&postgres).await).await;
     let relay = small.relay().await;
     let holder = Holder::of(&small.outbox, "lock table txstream_dead_letter").await;
     let session = "select pid from pg_stat_replication where application_name like 'txstream%' and pid =

@@ -6,6 +6,7 @@ use rdkafka::admin::{AdminOptions, AlterConfig, ResourceSpecifier};
 use txstream::postgres::Lsn;
 use txstream::relay::checkpoint::{self, Identity, Progress, Rejected};
 
+use crate::support::http::get;
 use crate::support::port::free_port;
 use crate::support::wait::SOON;
 use crate::support::{Halted, Outbox, Postgres, Shutdown, eventually, unique};
@@ -220,7 +221,9 @@ async fn a_record_that_goes_alone_says_what_it_waits_for_and_holds_up_no_shutdow
     let nobody = format!("127.0.0.1:{}", free_port().await);
     let relay = outbox.relay(&[], &[("KAFKA_BROKERS", &nobody)]).await;
     eventually(SOON, "it says why the record waits", async || {
-        relay.log().iter().any(|line| line.contains("has not taken the record yet")).then_some(())
+        let ready = get(relay.admin(), "/readyz").await.ok()?;
+        let names = ready.status == 503 && ready.body.contains("no Kafka broker is reachable");
+        (names && relay.log().iter().any(|line| line.contains("has not taken the record yet"))).then_some(())
     })
     .await;
     let stopped =

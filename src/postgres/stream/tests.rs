@@ -23,7 +23,7 @@ fn wal(start: u64, data: &[u8]) -> Vec<u8> {
     frame(b'd', &body)
 }
 
-fn keepalive(end: u64, reply: bool) -> Vec<u8> {
+pub(crate) fn keepalive(end: u64, reply: bool) -> Vec<u8> {
     let mut body = vec![b'k'];
     body.put_u64(end);
     body.put_i64(0);
@@ -35,7 +35,7 @@ fn answer(tag: u8, code: &str, message: &str) -> Vec<u8> {
     frame(tag, format!("SFEHLER\0VERROR\0C{code}\0M{message}\0\0").as_bytes())
 }
 
-fn start(buffer: usize) -> (WalReader, StatusWriter, DuplexStream) {
+pub(crate) fn start(buffer: usize) -> (WalReader, StatusWriter, DuplexStream) {
     let (ours, server) = duplex(buffer);
     let (reader, writer) = split(Channel::new(Transport::plain(ours)), Vec::new());
     (reader, writer, server)

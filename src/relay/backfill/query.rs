@@ -16,6 +16,7 @@ use crate::postgres::PgError;
 use crate::postgres::publication::{self, Table, TableKind};
 use crate::postgres::replication::PINNED;
 use crate::relay::Relay;
+use crate::relay::rows::Reading;
 
 /// Rows are counted up to here: further would read a big table for a number nobody needs.
 const COUNTED: u64 = 1_000_000;
@@ -43,13 +44,6 @@ pub struct Count {
     pub rows: u64,
     /// There are more.
     pub more: bool,
-}
-
-/// A table that is read: how, and what its rows look like.
-#[derive(Debug, Clone)]
-pub(super) struct Reading {
-    pub(super) relation: Relation,
-    pub(super) sql: String,
 }
 
 /// The row's `xmin` in 64 bits. It lies below [`NEXT`]: the 32 bits of a higher one are of the epoch before.

@@ -5,9 +5,8 @@ use tokio::time::Instant;
 use super::{Core, FULL_FOR, Sink};
 use crate::kafka::{Rejection, SendError, Ticket};
 use crate::outbox::Record;
-use crate::relay::lane::Queued;
+use crate::relay::queued::{Queued, TopicId};
 use crate::relay::rounds::Round;
-use crate::relay::topics::TopicId;
 
 /// What became of a record that was to be handed over.
 enum Handed {

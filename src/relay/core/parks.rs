@@ -17,11 +17,10 @@ use crate::outbox::{Record, Unmappable};
 use crate::postgres::Lsn;
 use crate::relay::checkpoint::Rejected;
 use crate::relay::halt::Halt;
-use crate::relay::lane::Queued;
 use crate::relay::parking::Parked;
+use crate::relay::queued::{Queued, TopicId};
 use crate::relay::refusal::{refused, too_many_keys};
 use crate::relay::settings::OnReject;
-use crate::relay::topics::TopicId;
 
 /// Most letters that are stored at once.
 const MOST_LETTERS: usize = 1_000;

@@ -7,8 +7,9 @@ use super::{Acknowledged, CameBack, Core};
 use crate::dead_letter::Reason;
 use crate::kafka::{Failure, FailureClass, Rejection, Ticket};
 use crate::outbox::Record;
+use crate::relay::queued::TopicId;
 use crate::relay::refusal::{exhausted, exhausted_text, refused};
-use crate::relay::topics::{TopicId, Trouble};
+use crate::relay::topics::Trouble;
 
 impl Core {
     /// Kafka has the record.

@@ -1,12 +1,12 @@
 //! What a session has to know of the dead letters before it begins, and the desk that stores them.
 
-use super::NotReady;
 use crate::dead_letter::DeadLetterError;
 use crate::dead_letter::store::{self, Key};
 use crate::postgres::sql::SqlConn;
 use crate::relay::Relay;
 use crate::relay::halt::Halt;
 use crate::relay::letter_desk::{LetterDesk, Sender};
+use crate::relay::not_ready::NotReady;
 use crate::relay::preflight::{Problem, Server};
 use crate::relay::settings::OnReject;
 use crate::relay::slot_life;

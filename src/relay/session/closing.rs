@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{DRAIN_WITH_BREAKER_OPEN, End, SILENCE, Session};
-use crate::postgres::PgError;
+use super::{DRAIN_WITH_BREAKER_OPEN, End, Session};
 use crate::relay::breaker::State;
 use crate::relay::halt::Halt;
+use crate::relay::silence::silent;
 
 /// Why no more is read, and when the drain is over at the latest.
 #[derive(Debug)]
@@ -52,8 +52,7 @@ impl Session<'_> {
             return Err(End::Producer(message.to_owned()));
         }
         if self.silent_at().is_some_and(|at| now >= at) {
-            let doing = "hear from the server, which was asked to reply".to_owned();
-            return Err(End::Lost(PgError::Timeout { doing, limit: SILENCE }));
+            return Err(End::Lost(silent()));
         }
         if let Some(halt) = self.intake.halt().or(self.core.refused()).cloned() {
             self.close(Why::Halt(halt), self.relay.settings.shutdown_timeout);

@@ -1,26 +1,20 @@
 //! What the producer reports: acknowledgements, failures, troubles of the client.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
 use super::Session;
 use crate::kafka::{self, Event, Failure, FailureClass, Rejection, TopicTrouble, Trouble};
 use crate::metrics::ErrorType;
+use crate::postgres::clock;
 use crate::relay::refusal::KAFKA_REFUSES_US;
-
-/// How often it is said that no broker is reachable.
-const SAY_EVERY: Duration = Duration::from_secs(10);
-
-/// Seconds from 1970-01-01 to 2000-01-01, the epoch of Postgres.
-const POSTGRES_EPOCH: Duration = Duration::from_secs(946_684_800);
 
 impl Session<'_> {
     /// Takes in what was reported.
     pub(super) fn deliveries(&mut self) {
         let now = Instant::now();
-        let wall = postgres_now();
+        let wall = clock::now();
         let mut events = std::mem::take(&mut self.events);
         self.inbox.take(&mut events);
         for event in events.drain(..) {
@@ -97,8 +91,7 @@ impl Session<'_> {
         match trouble {
             Trouble::AllBrokersDown => {
                 // librdkafka tells it at every attempt, several times a second.
-                if self.unreachable_said.is_none_or(|said| now >= said + SAY_EVERY) {
-                    self.unreachable_said = Some(now);
+                if self.unreachable.is_due(now) {
                     tracing::warn!("no Kafka broker is reachable; trying on");
                 }
                 self.core.transport_trouble(true, now);
@@ -116,10 +109,4 @@ impl Session<'_> {
             Trouble::Fatal(message) => self.core.producer_is_finished(message),
         }
     }
-}
-
-/// Now, as Postgres counts: µs since 2000-01-01 UTC.
-pub(in crate::relay) fn postgres_now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH + POSTGRES_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }

@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use crate::pgoutput::Message;
 use crate::postgres::stream::{ReplicationMessage, StatusWriter, WalReader};
 use crate::postgres::{Lsn, PgError};
-use crate::relay::backfill::Rows;
+use crate::relay::rows::{Piece, Rows};
 
 /// What comes.
 pub(in crate::relay) enum Incoming {
@@ -15,6 +15,15 @@ pub(in crate::relay) enum Incoming {
     Row(Message),
     /// The table has no more.
     End,
+}
+
+impl From<Piece> for Incoming {
+    fn from(piece: Piece) -> Self {
+        match piece {
+            Piece::Message(message) => Self::Row(message),
+            Piece::End => Self::End,
+        }
+    }
 }
 
 /// Where rows come from.
@@ -41,7 +50,7 @@ impl Source {
     pub(super) fn pop(&mut self) -> Result<Option<Incoming>, PgError> {
         match self {
             Self::Wal(reader) => Ok(reader.pop()?.map(Incoming::Stream)),
-            Self::Table(rows) => rows.pop(),
+            Self::Table(rows) => Ok(rows.pop()?.map(Incoming::from)),
         }
     }
 

@@ -12,13 +12,26 @@ use bytes::Bytes;
 use futures_core::Stream;
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow, SimpleQueryStream};
 
-use super::query::Reading;
-use crate::pgoutput::{Message, Tuple, Value};
+use crate::pgoutput::{Message, Relation, Tuple, Value};
 use crate::postgres::sql::SqlConn;
-use crate::postgres::{Lsn, PgError};
-use crate::relay::session::{Incoming, postgres_now};
+use crate::postgres::{Lsn, PgError, clock};
 
 const READING: &str = "read the outbox table";
+
+/// A table that is read: how, and what its rows look like.
+#[derive(Debug, Clone)]
+pub(super) struct Reading {
+    pub(super) relation: Relation,
+    pub(super) sql: String,
+}
+
+/// What comes.
+pub(super) enum Piece {
+    /// A message that the stream could have brought.
+    Message(Message),
+    /// The tables have no more.
+    End,
+}
 
 /// The rows of one table as they come.
 struct Table {
@@ -28,11 +41,11 @@ struct Table {
 }
 
 /// The rows of every table, one table after another.
-pub(in crate::relay) struct Rows {
+pub(super) struct Rows {
     /// Closed when dropped, and the results with it.
     _conn: SqlConn,
     tables: VecDeque<Table>,
-    queue: VecDeque<Incoming>,
+    queue: VecDeque<Piece>,
     number: u64,
     ended: bool,
 }
@@ -46,7 +59,7 @@ impl Rows {
             let rows = conn.simple_query_raw(&sql).await;
             let rows = Box::pin(rows.map_err(|source| PgError::statement(READING, source))?);
             tables.push_back(Table { rows, relation_id: relation.id, columns: relation.columns.len() });
-            queue.push_back(Incoming::Row(Message::Relation(relation)));
+            queue.push_back(Piece::Message(Message::Relation(relation)));
         }
         Ok(Self { _conn: conn, tables, queue, number: 0, ended: false })
     }
@@ -58,7 +71,7 @@ impl Rows {
     ///
     /// # Cancel safety
     /// May be dropped at any await: a row is taken in whole.
-    pub(in crate::relay) async fn ready(&mut self) -> Result<(), PgError> {
+    pub(super) async fn ready(&mut self) -> Result<(), PgError> {
         poll_fn(|context| self.poll(context)).await
     }
 
@@ -66,7 +79,7 @@ impl Rows {
     ///
     /// # Errors
     /// As [`Rows::ready`].
-    pub(in crate::relay) fn pop(&mut self) -> Result<Option<Incoming>, PgError> {
+    pub(super) fn pop(&mut self) -> Result<Option<Piece>, PgError> {
         match self.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(())) => Ok(self.queue.pop_front()),
             Poll::Ready(Err(error)) => Err(error),
@@ -82,7 +95,7 @@ impl Rows {
                     return Poll::Pending;
                 }
                 self.ended = true;
-                self.queue.push_back(Incoming::End);
+                self.queue.push_back(Piece::End);
                 continue;
             };
             match ready!(table.rows.as_mut().poll_next(context)) {
@@ -102,14 +115,14 @@ impl Rows {
     /// A row for itself: what is confirmed counts rows.
     fn transaction(&mut self, relation_id: u32, row: Tuple) {
         self.number += 1;
-        let (lsn, commit_time) = (Lsn(self.number), postgres_now());
+        let (lsn, commit_time) = (Lsn(self.number), clock::now());
         self.queue.extend(
             [
                 Message::Begin { final_lsn: lsn, commit_time, xid: 0 },
                 Message::Insert { relation_id, row },
                 Message::Commit { commit_lsn: lsn, end_lsn: lsn, commit_time },
             ]
-            .map(Incoming::Row),
+            .map(Piece::Message),
         );
     }
 }

@@ -13,11 +13,11 @@ const MOST_TOLD: usize = 8;
 
 /// That Kafka refuses us.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::relay) struct Refusal {
+pub(super) struct Refusal {
     /// What it says, as it came last, without the broker's name.
-    pub(in crate::relay) message: String,
+    pub(super) message: String,
     /// Since when.
-    pub(in crate::relay) since: Instant,
+    pub(super) since: Instant,
 }
 
 /// What Kafka thinks of us.
