@@ -27,9 +27,14 @@ fn size() -> (u32, u32) {
 
 /// The most memory the process ever had, in KiB.
 pub(crate) fn peak_memory_kib(relay: &Relay) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", relay.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux says so");
-    line.trim().trim_end_matches(" kB").parse().unwrap()
+    peak_so_far_kib(relay.pid()).expect("Linux says so")
+}
+
+/// The same of any process; one that has just ended has none.
+fn peak_so_far_kib(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().trim_end_matches(" kB").parse().ok()
 }
 
 /// What a reader has seen of the transaction. A row is known by its number `n`, from which all else follows.
@@ -122,4 +127,87 @@ async fn a_huge_transaction_streams_in_fixed_memory_and_is_confirmed_at_its_comm
         took.as_secs_f64()
     );
     assert!(peak < PEAK_KIB, "{peak} KiB");
+}
+
+/// Rows of a backfill and letters of a replay, and what each of them holds: 100 MB, more than either may need.
+const MANY: u32 = 50_000;
+const LARGE: usize = 2_000;
+const BYTES_A_SECOND: usize = 8_000_000;
+
+/// The most memory that a command ever needed, in KiB; it must succeed.
+async fn peak_of(args: &[&str], env: &[(&str, &str)]) -> u64 {
+    let deadline = RECOVERY * 2;
+    let mut command = Relay::spawn(args, env).await;
+    let pid = command.pid();
+    let mut peak = 0;
+    eventually(deadline, format!("txstream {} is done", args.join(" ")), async || {
+        peak = peak.max(peak_so_far_kib(pid).unwrap_or(0));
+        (!command.is_running()).then_some(())
+    })
+    .await;
+    let exit = command.wait_exit(deadline).await;
+    assert_eq!(exit.status.code(), Some(0), "{}", exit.stderr);
+    peak
+}
+
+/// Every number once, however they are spread over keys.
+async fn assert_each_once(outbox: &Outbox, kafka: &Kafka) {
+    let mut seen = vec![false; MANY as usize + 1];
+    outbox
+        .topic(kafka)
+        .for_each(RECOVERY, |record| {
+            let value: serde_json::Value = serde_json::from_str(record.value_text()).unwrap();
+            let n = usize::try_from(value["n"].as_u64().unwrap()).unwrap();
+            assert!(!std::mem::replace(&mut seen[n], true), "{n} came twice");
+        })
+        .await;
+    assert_eq!(seen.iter().filter(|seen| **seen).count(), MANY as usize);
+}
+
+#[tokio::test]
+#[allow(clippy::print_stderr, reason = "how much it needed is worth knowing")]
+async fn a_backfill_and_a_replay_of_many_rows_stay_within_the_same_memory() {
+    // Slower than either reads, or nothing would pile up.
+    let (kafka, way) = Kafka::start_behind_proxy(&[]).await;
+    way.limit_rate(BYTES_A_SECOND);
+    let (kafka, brokers) = (&kafka, way.address());
+    let outbox = Outbox::without_slot(Postgres::shared().await.database().await, &[]).await;
+    let (kind, url) = (outbox.aggregate_type.clone(), outbox.database.url());
+    let slot = outbox.database.name();
+    let env = [
+        ("DATABASE_URL", url.as_str()),
+        ("REPLICATION_SLOT", slot),
+        ("KAFKA_BROKERS", brokers.as_str()),
+        ("WORKER_MAX_IN_FLIGHT_BYTES", "1MiB"),
+    ];
+    let payload = format!("jsonb_build_object('n', n, 'ballast', repeat('x', {LARGE}))");
+    outbox
+        .database
+        .exec(&format!(
+            "insert into outbox (aggregatetype, aggregateid, type, payload)
+                 select '{kind}', n % {AGGREGATES}, 'T', {payload} from generate_series(1, {MANY}) n"
+        ))
+        .await;
+    // Other tests' transactions on the shared server are waited for.
+    let backfill = peak_of(&["slot", "create", "--backfill", "--lock-timeout", "30s"], &env).await;
+    assert_each_once(&outbox, kafka).await;
+
+    kafka.delete_topic(&outbox.topic_name()).await;
+    kafka.create_topic(&outbox.topic_name(), 3, &[]).await;
+    outbox
+        .database
+        .exec(&format!(
+            "insert into txstream_dead_letter (slot, table_name, row_id, commit_lsn, ordinal, topic, key, payload,
+                                               header_names, header_values, event_type, reason, error)
+                 select '{slot}', 'public.outbox', n::text, '0/1', n, '{}', convert_to((n % {AGGREGATES})::text, 'utf8'),
+                        convert_to({payload}::text, 'utf8'), array['id'], array[convert_to(n::text, 'utf8')], 'T',
+                        case when n <= {AGGREGATES} then 'too_large' else 'behind' end, 'e'
+                   from generate_series(1, {MANY}) n",
+            outbox.topic_name()
+        ))
+        .await;
+    let replay = peak_of(&["dead-letter", "replay", "--all", "--yes"], &env).await;
+    assert_each_once(&outbox, kafka).await;
+    eprintln!("{MANY} rows: the backfill needed {backfill} KiB at most, the replay {replay} KiB");
+    assert!(backfill < PEAK_KIB && replay < PEAK_KIB, "{backfill} and {replay} KiB");
 }
