@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 use crate::load::{Load, Outbox, RECOVERY, lasts, more};
 use crate::support::wait::SOON;
@@ -142,6 +143,37 @@ async fn a_topic_deleted_and_made_again_under_load_gets_every_row_not_acknowledg
     assert!(arrived >= 400, "rows committed while there was no topic are in it: {arrived}");
     assert!(relay.is_running());
     assert_eq!(relay.metrics().await.value("txstream_replication_reconnects_total"), 0.0);
+}
+
+#[tokio::test]
+async fn a_record_that_waits_for_over_a_minute_makes_the_relay_not_ready_until_it_is_taken() {
+    const LIMIT: Duration = Duration::from_secs(60);
+    let kafka = Kafka::start(&[("auto.create.topics.enable", "false")]).await;
+    let outbox = Outbox::new(Postgres::shared().await).await;
+    let name = outbox.topic_name();
+    let kind = name.trim_start_matches("outbox.event.");
+    let dir = tempfile::tempdir().unwrap();
+    let file = impatient(&dir);
+    let env = [("KAFKA_CONFIG_FILE", file.as_str()), ("KAFKA_MAX_DELAY", "1s")];
+    let relay = outbox.relay(kafka.bootstrap(), &env).await;
+    let ready = async |status: u16| {
+        let answer = relay.get("/readyz").await;
+        (answer.status == status).then_some(answer.body)
+    };
+    eventually(SOON, "it streams", async || ready(200).await).await;
+    let began = Instant::now();
+    let insert =
+        format!("insert into outbox (aggregatetype, aggregateid, type) values ('{kind}', 'k', 'Made')");
+    outbox.database.exec(&insert).await;
+    let named = async || ready(200).await.filter(|body| body.contains(&name));
+    eventually(SOON, "it names the topic that waits, and is ready", named).await;
+    let reasons = eventually(LIMIT * 2, "it is not ready", async || ready(503).await).await;
+    assert!(began.elapsed() > LIMIT, "not ready after {:?}: {reasons}", began.elapsed());
+    assert!(reasons.contains("unacknowledged for 6") && reasons.contains(&name), "{reasons}");
+    assert_eq!(relay.get("/livez").await.status, 200);
+    kafka.create_topic(&name, 1, &[]).await;
+    eventually(SOON, "it is ready again", async || ready(200).await).await;
+    outbox.confirmed().await;
 }
 
 #[tokio::test]
