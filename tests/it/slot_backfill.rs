@@ -1,6 +1,7 @@
 //! Which rows a backfill takes, which it cannot, and the backfill of a first slot.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::slot_reset::{BACKFILL, arrived, assert_all_arrived, pending, rows, written};
 use crate::support::wait::SOON;
@@ -72,24 +73,37 @@ async fn a_first_slot_with_a_backfill_publishes_what_is_in_the_table_and_each_ro
     rows(&outbox, &kind, "before", 300).await;
     outbox.database.exec("UPDATE outbox SET type = 'changed' WHERE payload = '7'").await;
     outbox.database.exec("VACUUM FREEZE outbox").await;
-    let writer = rows(&outbox, &kind, "meanwhile", 2_000);
+    // Writes until the command is done, so that some rows come before the slot and some behind it.
+    let done = AtomicBool::new(false);
+    let writer = async {
+        while !done.load(Ordering::Relaxed) {
+            rows(&outbox, &kind, "meanwhile", 100).await;
+        }
+        rows(&outbox, &kind, "after", 1).await;
+    };
     let creator = async {
         eventually(SOON, "the writer writes", async || {
             (!written(&outbox, &kind, "aggregateid = 'meanwhile'").await.is_empty()).then_some(())
         })
         .await;
-        outbox.repair(&["slot", "create", "--backfill", "--lock-timeout", "30s"]).await
+        let said = outbox.repair(&["slot", "create", "--backfill", "--lock-timeout", "30s"]).await;
+        done.store(true, Ordering::Relaxed);
+        said
     };
     let ((), said) = tokio::join!(writer, creator);
+    let all = written(&outbox, &kind, "true").await.len();
     assert!(said.stdout.contains("there was no slot before"), "{}", said.stdout);
     let by_backfill = arrived(&outbox, &kind).await.len();
-    assert!((301..2_300).contains(&by_backfill), "the slot began while rows were written: {by_backfill}");
+    assert!(
+        (301..all).contains(&by_backfill),
+        "the slot began while rows were written: {by_backfill} of {all}"
+    );
     let again = outbox.repair(&["slot", "create", "--backfill"]).await;
     assert!(again.stdout.contains("exists already"), "{}", again.stdout);
     let relay = outbox.streaming(&[], &[]).await;
-    published(&relay, u32::try_from(2_301 - by_backfill).unwrap()).await;
+    published(&relay, u32::try_from(all + 1 - by_backfill).unwrap()).await;
     let arrived = assert_all_arrived(&outbox, &kind).await;
-    assert_eq!((arrived.len(), arrived.values().sum::<usize>()), (2_300, 2_300), "each once");
+    assert_eq!((arrived.len(), arrived.values().sum::<usize>()), (all, all), "each once");
 }
 
 #[tokio::test]
