@@ -31,7 +31,7 @@ impl TableName {
     /// [`TableNameError`] saying what is wrong, for an empty list and a table named twice too.
     pub fn parse_list(text: &str) -> Result<Vec<Self>, TableNameError> {
         let wrong = |reason| TableNameError { text: text.to_owned(), reason };
-        let mut rest = text.trim_start();
+        let mut rest = skip_blanks(text);
         if rest.is_empty() {
             return Err(wrong("it names no table".to_owned()));
         }
@@ -45,7 +45,7 @@ impl TableName {
             tables.push(table);
             match rest.chars().next() {
                 None => return Ok(tables),
-                Some(',') => rest = rest.get(1..).unwrap_or_default().trim_start(),
+                Some(',') => rest = skip_blanks(rest.get(1..).unwrap_or_default()),
                 Some(other) => return Err(wrong(format!("{other:?} came where a comma was expected"))),
             }
         }
@@ -70,7 +70,7 @@ fn parse_table(text: &str) -> Result<(TableName, &str), String> {
     let Some(rest) = rest.strip_prefix('.') else {
         return Ok((TableName { schema: "public".to_owned(), name: first }, rest));
     };
-    let (second, rest) = parse_identifier(rest.trim_start())?;
+    let (second, rest) = parse_identifier(skip_blanks(rest))?;
     if rest.starts_with('.') {
         return Err("a table is schema.name at most; the database is the connection's".to_owned());
     }
@@ -100,7 +100,7 @@ fn parse_identifier(text: &str) -> Result<(String, &str), String> {
             Err(format!("a name has {length} bytes, Postgres allows {NAME_BYTES_MAX}"))
         }
         _ if name.contains('\0') => Err("a name contains a NUL".to_owned()),
-        _ => Ok((name, rest.trim_start())),
+        _ => Ok((name, skip_blanks(rest))),
     }
 }
 
@@ -119,6 +119,11 @@ fn parse_quoted(mut rest: &str) -> Result<(String, &str), String> {
             None => return Ok((name, after)),
         }
     }
+}
+
+/// What follows SQL's blanks. Those beyond ASCII are none: Postgres takes them for parts of a name.
+fn skip_blanks(text: &str) -> &str {
+    text.trim_start_matches([' ', '\t', '\n', '\r', '\x0b', '\x0c'])
 }
 
 fn is_identifier_part(c: char) -> bool {
@@ -193,9 +198,12 @@ mod tests {
             (table("My Schema", "Out.box"), "\"My Schema\".\"Out.box\"", "\"My Schema\".\"Out.box\""),
             (table("s", "a\"b"), "s.\"a\"\"b\"", "\"s\".\"a\"\"b\""),
             (table("s", "1"), "s.\"1\"", "\"s\".\"1\""),
+            // No blanks for Postgres, but parts of a name.
+            (table("\u{85}s", "\u{3000}"), "\u{85}s.\u{3000}", "\"\u{85}s\".\"\u{3000}\""),
         ] {
             assert_eq!(name.to_string(), shown);
             assert_eq!(name.quoted(), quoted);
+            assert_eq!(TableName::parse_list(shown).unwrap(), [name]);
         }
     }
 
