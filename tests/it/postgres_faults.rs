@@ -34,7 +34,8 @@ async fn a_failover_loses_no_row_and_no_record_outlives_its_transaction() {
              where slot_name = '{}' and synced and not temporary and failover",
         outbox.database.name()
     );
-    eventually(RECOVERY, "the standby has database and slot", async || {
+    // The server's slot sync naps for up to 30 s between its looks and may need several.
+    eventually(RECOVERY * 3, "the standby has database and slot", async || {
         let client = promoted.try_client().await.ok()?;
         (client.query_one(&synced, &[]).await.unwrap().get::<_, i64>(0) == 1).then_some(())
     })
