@@ -3,8 +3,11 @@
 //! memory is bounded, nothing is lost or reordered, and nobody restarts the relay.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::producer::{FutureProducer, FutureRecord};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
@@ -228,4 +231,53 @@ async fn the_kafka_timestamp_is_the_time_of_publishing_not_that_of_the_row() {
     let records = topic.read_count(2).await;
     let apart = records[1].timestamp_ms - records[0].timestamp_ms;
     assert!((0..60_000).contains(&apart), "{apart} ms apart");
+}
+
+#[tokio::test]
+async fn a_row_of_last_year_outlives_the_retention_of_its_topic() {
+    // A broker that looks for what is over the retention all the time.
+    let eager = [("log.initial.task.delay.ms", "0"), ("log.retention.check.interval.ms", "200")];
+    let kafka = Kafka::start(&eager).await;
+    let hour = [("retention.ms", "3600000")];
+    let outbox = Outbox::new(Postgres::shared().await).await;
+    kafka.create_topic(&outbox.topic_name(), 1, &hour).await;
+    let _relay = outbox.relay(kafka.bootstrap(), &[]).await;
+    outbox
+        .database
+        .exec(&format!(
+            "insert into outbox (aggregatetype, aggregateid, type, payload, \"timestamp\")
+                 values ('{}', 'k', 'T', '{{\"n\": 1}}', now() - interval '1 year')",
+            outbox.aggregate_type
+        ))
+        .await;
+    outbox.confirmed().await;
+    // The broker goes over all topics in turn: when a second record with the row's time is gone, that
+    // began after the first one was, it has been over the relay's topic in between.
+    for control in ["control-1", "control-2"] {
+        kafka.create_topic(control, 1, &hour).await;
+        produced_last_year(&kafka, control).await;
+        let gone = format!("the record in {control} is over the retention");
+        eventually(SOON, gone, async || (first_offset(&kafka, control)? > 0).then_some(())).await;
+    }
+    assert_eq!(first_offset(&kafka, &outbox.topic_name()), Some(0));
+    let mut topic = outbox.topic(&kafka);
+    assert_eq!(outbox.all_arrive(&mut topic).await.rows, 1);
+}
+
+/// A record whose timestamp is that of a row of last year.
+async fn produced_last_year(kafka: &Kafka, topic: &str) {
+    let producer: FutureProducer =
+        ClientConfig::new().set("bootstrap.servers", kafka.bootstrap()).create().unwrap();
+    let year = Duration::from_secs(365 * 24 * 3600);
+    let then = (SystemTime::now() - year).duration_since(UNIX_EPOCH).unwrap().as_millis();
+    let record = FutureRecord::to(topic).key("k").payload("{}").timestamp(i64::try_from(then).unwrap());
+    producer.send(record, SOON).await.expect("produce");
+}
+
+/// The offset of the oldest record that partition 0 still has, or of the next one; `None` if the broker
+/// does not answer.
+fn first_offset(kafka: &Kafka, topic: &str) -> Option<i64> {
+    let reader: BaseConsumer =
+        ClientConfig::new().set("bootstrap.servers", kafka.bootstrap()).create().unwrap();
+    reader.fetch_watermarks(topic, 0, Duration::from_secs(2)).ok().map(|(first, _)| first)
 }
