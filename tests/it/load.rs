@@ -3,7 +3,9 @@
 //! The table is the truth: whatever is committed in it must be in the topic, nothing else may be,
 //! and the first records of a key stand in the order in which its rows were committed.
 
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -131,9 +133,15 @@ impl Outbox {
     /// duplicate, or the first records of a key are out of order.
     pub(crate) async fn all_arrive(&self, topic: &mut Topic) -> Arrived {
         let truth = self.rows().await;
+        let awaited = Awaited { rows: truth.0.len(), records: Cell::new(0), missing: RefCell::default() };
         let records = topic
-            .read_until(RECOVERY, &format!("all {} committed rows arrive", truth.0.len()), |records| {
-                records.len() >= truth.0.len() && truth.is_complete(records)
+            .read_until(RECOVERY, &awaited, |records| {
+                awaited.records.set(records.len());
+                if records.len() < awaited.rows {
+                    return false;
+                }
+                *awaited.missing.borrow_mut() = truth.missing(records);
+                awaited.missing.borrow().is_empty()
             })
             .await;
         truth.judge(records);
@@ -176,13 +184,31 @@ pub(crate) struct Arrived {
     pub(crate) duplicates: usize,
 }
 
+/// What is awaited, and what did not come.
+struct Awaited {
+    rows: usize,
+    records: Cell<usize>,
+    /// Key and payload; looked for once there are records enough.
+    missing: RefCell<Vec<(String, String)>>,
+}
+
+impl fmt::Display for Awaited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let missing = self.missing.borrow();
+        let some = &missing[..missing.len().min(20)];
+        write!(f, "all {} committed rows arrive; {} records came", self.rows, self.records.get())?;
+        if some.is_empty() { Ok(()) } else { write!(f, ", none of {} rows: {some:?}", missing.len()) }
+    }
+}
+
 /// The committed rows: id → key and payload.
 pub(crate) struct Truth(HashMap<String, (String, String)>);
 
 impl Truth {
-    fn is_complete(&self, records: &[Record]) -> bool {
+    /// Rows without a record: key and payload.
+    fn missing(&self, records: &[Record]) -> Vec<(String, String)> {
         let have: HashSet<&str> = records.iter().filter_map(|record| record.header("id")).collect();
-        self.0.keys().all(|id| have.contains(id.as_str()))
+        self.0.iter().filter(|(id, _)| !have.contains(id.as_str())).map(|(_, row)| row.clone()).collect()
     }
 
     fn judge(&self, records: &[Record]) -> Arrived {

@@ -1,6 +1,7 @@
 //! Reading a topic, by assignment: no consumer group, no offset committed.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -46,6 +47,18 @@ impl Record {
 
 fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("text of a test record")
+}
+
+/// What is awaited of a topic, said when it did not come.
+struct OfTopic<W> {
+    what: W,
+    name: String,
+}
+
+impl<W: fmt::Display> fmt::Display for OfTopic<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (topic {})", self.what, self.name)
+    }
 }
 
 /// A reader of one topic from its beginning. It remembers what it read, in the order it came:
@@ -94,11 +107,11 @@ impl Topic {
     pub(crate) async fn read_until(
         &mut self,
         deadline: Duration,
-        what: &str,
+        what: impl fmt::Display,
         done: impl Fn(&[Record]) -> bool,
     ) -> &[Record] {
         let name = self.name.clone();
-        let what = format!("{what} (topic {name})");
+        let what = OfTopic { what, name };
         eventually(deadline, what, async || {
             self.poll();
             done(&self.records).then_some(())
