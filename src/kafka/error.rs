@@ -23,11 +23,14 @@ pub fn classify(code: RDKafkaErrorCode) -> FailureClass {
         }
         Code::InvalidRecord
         | Code::InvalidTopic
-        | Code::InvalidTimestamp
         | Code::PolicyViolation
         | Code::UnsupportedForMessageFormat
         | Code::InvalidArgument
         | Code::BadMessage => FailureClass::Rejected(Rejection::Invalid),
+
+        // librdkafka gives a record its time when it is handed over: one that waited for Kafka to come
+        // back is older than a topic may want it (`message.timestamp.before.max.ms`), and sent again is not.
+        Code::InvalidTimestamp => FailureClass::Stale,
 
         // A broker refused the batch for another record of it.
         Code::InvalidDifferentRecord => FailureClass::Neighbour,
@@ -112,6 +115,10 @@ pub fn rejection_remedy(rejection: Rejection, topic: &str) -> String {
     }
 }
 
+/// What to do where a topic wants records younger, or older, than they are when they are sent.
+pub const TIMESTAMP_REMEDY: &str = "the records go again with a new timestamp; if that is refused too, set the clock \
+     of this machine, or raise the topic's message.timestamp.before.max.ms (message.timestamp.after.max.ms)";
+
 /// The command that grants the right to read a topic, without a group.
 pub fn reading_remedy(topic: &str, brokers: &str) -> String {
     format!(
@@ -173,6 +180,7 @@ mod tests {
                 &[Code::UnknownTopicOrPartition, Code::UnknownTopic, Code::UnknownPartition],
             ),
             (rejected(Rejection::TooLarge), &[Code::MessageSizeTooLarge, Code::MessageBatchTooLarge]),
+            (FailureClass::Stale, &[Code::InvalidTimestamp]),
             (FailureClass::Neighbour, &[Code::InvalidDifferentRecord]),
             (rejected(Rejection::Invalid), &[Code::InvalidRecord, Code::InvalidTopic]),
             (

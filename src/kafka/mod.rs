@@ -116,6 +116,9 @@ pub enum FailureClass {
     Topic(TopicTrouble),
     /// This record will never be taken.
     Rejected(Rejection),
+    /// Its timestamp is refused: it goes again alone with a new one, and that refused too, it will never
+    /// be taken.
+    Stale,
     /// Another record of its batch is at fault: it goes again alone.
     Neighbour,
     /// The producer is finished: end the run.

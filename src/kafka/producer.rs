@@ -101,7 +101,10 @@ impl Producer {
         match class_of(code, &record.topic) {
             FailureClass::Rejected(rejection) => Err(SendError::Rejected(rejection, code.to_string())),
             FailureClass::Fatal | FailureClass::Purged => Err(SendError::Fatal(self.fatal_text(code))),
-            class @ (FailureClass::Transport | FailureClass::Topic(_) | FailureClass::Neighbour) => {
+            class @ (FailureClass::Transport
+            | FailureClass::Topic(_)
+            | FailureClass::Stale
+            | FailureClass::Neighbour) => {
                 let message = code.to_string();
                 let record = Record { event_type: Bytes::new(), ..record.detached() };
                 self.context().inbox.push(Event::Failed(Box::new(Failure {

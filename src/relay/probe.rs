@@ -16,10 +16,10 @@ use super::checkpoint::Rejected;
 use super::halt::Halt;
 use super::not_ready::NotReady;
 use super::pacing::Pacing;
-use super::refusal::{KAFKA_REFUSES_US, exhausted, exhausted_text, refused};
+use super::refusal::{KAFKA_REFUSES_US, exhausted, exhausted_text, refused, was_fresh};
 use super::silence::{silent, silent_at};
 use super::topics::Trouble as TopicTrouble;
-use crate::kafka::{Event, FailureClass, Inbox, Producer, SendError, Trouble};
+use crate::kafka::{Event, FailureClass, Inbox, Producer, Rejection, SendError, Trouble};
 use crate::outbox::{Mapped, Mapper, Record};
 use crate::pgoutput::{self, Message};
 use crate::postgres::sql::SqlConn;
@@ -140,7 +140,8 @@ impl Probe {
         let mut clock = interval(self.status_every);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut attempts = 0;
-        let mut send_at = Some(Instant::now());
+        let mut sent_at = Instant::now();
+        let mut send_at = Some(sent_at);
         let mut events = Vec::new();
         loop {
             tokio::select! {
@@ -152,7 +153,7 @@ impl Probe {
                 () = self.inbox.arrived() => {
                     self.inbox.take(&mut events);
                     for event in events.drain(..) {
-                        match self.judge(event, &record, &mut attempts, relay) {
+                        match self.judge(event, &record, sent_at, &mut attempts, relay) {
                             None => {}
                             Some(Ok(())) => send_at = Some(Instant::now() + backoff.delay(attempts)),
                             Some(Err(outcome)) => return outcome,
@@ -161,6 +162,7 @@ impl Probe {
                 }
                 () = sleep_until(send_at.unwrap_or_else(Instant::now)), if send_at.is_some() => {
                     send_at = None;
+                    sent_at = Instant::now();
                     match self.producer.send(&record, 0) {
                         Ok(()) | Err(SendError::CameBack) => {}
                         Err(SendError::QueueFull) => send_at = Some(Instant::now() + backoff.delay(0)),
@@ -179,6 +181,7 @@ impl Probe {
         &mut self,
         event: Event,
         record: &Record,
+        sent_at: Instant,
         attempts: &mut u32,
         relay: &Relay,
     ) -> Option<Result<(), Outcome>> {
@@ -200,6 +203,11 @@ impl Probe {
                 relay.metrics.late_rejection();
                 halt(refused(record, rejection, &failure.message))
             }
+            // It went alone. One that waited for Kafka until it was too old goes again.
+            FailureClass::Stale if was_fresh(sent_at, Instant::now()) => {
+                relay.metrics.late_rejection();
+                halt(refused(record, Rejection::Invalid, &failure.message))
+            }
             FailureClass::Fatal | FailureClass::Purged => {
                 Some(Err(Outcome::NotReady(NotReady::Retry(failure.message))))
             }
@@ -215,7 +223,7 @@ impl Probe {
                 }
             }
             // It goes again at once, by itself as before.
-            FailureClass::Transport | FailureClass::Neighbour => {
+            FailureClass::Transport | FailureClass::Neighbour | FailureClass::Stale => {
                 self.say(&failure.message, relay);
                 Some(Ok(()))
             }

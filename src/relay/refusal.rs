@@ -1,11 +1,24 @@
 //! What a refused record means, in words for the person who has to find it: id, key and topic, never its
 //! payload; and what it is called when Kafka refuses all of us.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use super::halt::{AGAIN, Halt, STAYS};
 use super::parking::MAX_PARKED_KEYS;
 use super::topics::{MAX_TOPICS, Trouble};
 use crate::kafka::Rejection;
 use crate::outbox::Record;
+
+/// A record that was handed over longer ago than this may have waited for Kafka until its timestamp was too
+/// old: a refused one says nothing of the record then.
+const FRESH_FOR: Duration = Duration::from_secs(10);
+
+/// Whether the timestamp of a record handed over at `sent_at` was new when Kafka answered.
+pub(super) fn was_fresh(sent_at: Instant, now: Instant) -> bool {
+    now.duration_since(sent_at) <= FRESH_FOR
+}
 
 /// The way out that parks the record instead.
 pub(super) const OR_PARK: &str =

@@ -71,6 +71,8 @@ mod starting;
 mod status_page;
 /// Which module may use which.
 mod structure;
+/// Records that waited for Kafka until their timestamp was too old for it.
+mod timestamps;
 mod tls;
 /// `verify`: the topics beside the table.
 mod verify;

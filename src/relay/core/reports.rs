@@ -8,8 +8,23 @@ use crate::dead_letter::Reason;
 use crate::kafka::{Failure, FailureClass, Rejection, Ticket};
 use crate::outbox::Record;
 use crate::relay::queued::TopicId;
-use crate::relay::refusal::{exhausted, exhausted_text, refused};
+use crate::relay::refusal::{exhausted, exhausted_text, refused, was_fresh};
 use crate::relay::topics::Trouble;
+
+/// Whether records of the topic go alone from now on, and whether Kafka will never take this one, which went
+/// `alone` and `fresh`, or not.
+pub(super) fn verdict(class: FailureClass, alone: bool, fresh: bool) -> (bool, Option<Rejection>) {
+    match class {
+        // Of a batch each goes alone then, so that the one at fault is found.
+        FailureClass::Rejected(Rejection::TooLarge) => (true, alone.then_some(Rejection::TooLarge)),
+        FailureClass::Stale => (true, (alone && fresh).then_some(Rejection::Invalid)),
+        FailureClass::Neighbour => (true, None),
+        FailureClass::Rejected(rejection) => (false, Some(rejection)),
+        FailureClass::Transport | FailureClass::Topic(_) | FailureClass::Fatal | FailureClass::Purged => {
+            (false, None)
+        }
+    }
+}
 
 impl Core {
     /// Kafka has the record.
@@ -42,7 +57,7 @@ impl Core {
         self.full_until = None;
         let Failure { ticket, class, message, record } = failure;
         let (route, round) = self.ledger.returned(ticket);
-        self.rounds.reported(round);
+        let sent_at = self.rounds.reported(round);
         self.observe_budget();
         let source = &self.routes[route as usize];
         let id = source.topic;
@@ -59,12 +74,8 @@ impl Core {
             self.topic_let_go(id);
             return gone;
         }
-        let too_large = class == FailureClass::Rejected(Rejection::TooLarge);
-        // Of a batch each goes alone then, so that the one at fault is found.
-        let singly = too_large || class == FailureClass::Neighbour;
-        if let FailureClass::Rejected(rejection) = class
-            && (!too_large || self.topics.get(id).is_single())
-        {
+        let (singly, rejection) = verdict(class, self.topics.get(id).is_single(), was_fresh(sent_at, now));
+        if let Some(rejection) = rejection {
             if self.may_park(id, &record) {
                 self.park(ticket, record, route, reason_of(rejection), &message);
                 self.topic_let_go(id);

@@ -1,3 +1,5 @@
+mod stale;
+
 use bytes::Bytes;
 
 use super::*;

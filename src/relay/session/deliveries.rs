@@ -45,7 +45,8 @@ impl Session<'_> {
         let stopping = self.core.refused().is_some();
         let failed = self.core.failed(failure, remedy.clone(), now);
         let route = self.routes.get(failed.route);
-        if !stopping && self.core.refused().is_some() {
+        let halts = !stopping && self.core.refused().is_some();
+        if halts {
             route.rejected();
         }
         if let Some(error_type) = error_type {
@@ -54,10 +55,13 @@ impl Session<'_> {
                 route.retried(failed.attempts.max(1));
             }
         }
-        if matches!(class, FailureClass::Rejected(_)) {
+        let too_old = class == FailureClass::Stale && (failed.parked || halts);
+        if too_old || matches!(class, FailureClass::Rejected(_)) {
             self.relay.metrics.late_rejection();
         }
-        if failed.first {
+        if failed.first && class == FailureClass::Stale {
+            tracing::warn!(%topic, error = %message, remedy, "records of the topic go again one by one");
+        } else if failed.first {
             tracing::error!(%topic, error = %message, remedy, "records of the topic fail; the topic waits, others flow");
         }
     }
@@ -81,6 +85,9 @@ impl Session<'_> {
                     Rejection::Invalid => ErrorType::Invalid,
                 };
                 (Some(error_type), Some(kafka::error::rejection_remedy(rejection, topic)))
+            }
+            FailureClass::Stale => {
+                (Some(ErrorType::Invalid), Some(kafka::error::TIMESTAMP_REMEDY.to_owned()))
             }
             FailureClass::Fatal => (Some(ErrorType::Fatal), None),
             FailureClass::Neighbour | FailureClass::Purged => (None, None),

@@ -2,6 +2,9 @@
 //! producer of a session, whose records reach them late, or not at all.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::postgres::{PARTITIONS, Row, TOPICS};
 use super::rng::Rng;
@@ -38,8 +41,12 @@ impl Broker {
     }
 }
 
-/// A record at a broker: ticket, row, bytes.
-type InFlight = (Ticket, usize, Record);
+/// Older than this, a record is refused for its timestamp. Long for the core, which is to tell by it that
+/// the record is not at fault.
+const MAX_AGE: Duration = Duration::from_secs(11);
+
+/// A record at a broker: ticket, row, bytes, since when.
+type InFlight = (Ticket, usize, Record, Option<Instant>);
 
 #[derive(Debug)]
 pub(super) enum Report {
@@ -57,6 +64,8 @@ pub(super) struct Producer {
     /// takes a later record of the key after all is a limit named in the guarantees.
     failing: HashSet<usize>,
     capacity: usize,
+    /// The time, as records are handed over.
+    pub(super) now: Option<Instant>,
     /// In which place of the session each row was read.
     places: HashMap<usize, usize>,
     /// Places of what the core holds and has not handed over, by topic and key, to see that none is
@@ -91,13 +100,13 @@ impl Producer {
     }
 
     /// The broker handles the oldest requests of a partition.
-    pub(super) fn is_served(&mut self, broker: &mut Broker, rng: &mut Rng) {
+    pub(super) fn is_served(&mut self, broker: &mut Broker, rng: &mut Rng, now: Instant) {
         if broker.stalled {
             return;
         }
         let Some(partition) = any(&self.in_flight, rng) else { return };
         for _ in 0..=rng.pick(8) {
-            let Some((ticket, row, record)) =
+            let Some((ticket, row, record, since)) =
                 self.in_flight.get_mut(&partition).and_then(VecDeque::pop_front)
             else {
                 return;
@@ -106,6 +115,8 @@ impl Producer {
                 Some(FailureClass::Topic(TopicTrouble::Authorization))
             } else if broker.poison.contains(&row) {
                 Some(FailureClass::Rejected(Rejection::Invalid))
+            } else if since.is_some_and(|since| now - since > MAX_AGE) {
+                Some(FailureClass::Stale)
             } else {
                 None
             };
@@ -131,7 +142,7 @@ impl Producer {
             self.failing.insert(partition.0);
         }
         let reports = self.reports.entry(partition).or_default();
-        for (ticket, row, record) in queue {
+        for (ticket, row, record, _) in queue {
             reports.push_back(Report::Failed(ticket, row, record, FailureClass::Transport));
         }
     }
@@ -159,7 +170,7 @@ impl Producer {
     pub(super) fn ends(self, broker: &mut Broker, rng: &mut Rng) {
         for (partition, queue) in &self.in_flight {
             let written = if self.fails(broker, partition.0) { 0 } else { rng.pick(queue.len() + 1) };
-            for (_, row, _) in queue.iter().take(written) {
+            for (_, row, ..) in queue.iter().take(written) {
                 if broker.poison.contains(row) {
                     break;
                 }
@@ -181,7 +192,7 @@ impl Sink for Producer {
         waiting.remove(&place);
         assert!(row >= self.handed_over, "row {row} was sent again after a graceful stop");
         let partition = (topic, key as usize % PARTITIONS);
-        self.in_flight.entry(partition).or_default().push_back((ticket, row, record.clone()));
+        self.in_flight.entry(partition).or_default().push_back((ticket, row, record.clone(), self.now));
         Ok(())
     }
 }

@@ -116,7 +116,7 @@ impl World {
 
     pub(super) fn broker_works(&mut self, rng: &mut Rng) {
         if let Some(holder) = &mut self.holder {
-            holder.producer.is_served(&mut self.broker, rng);
+            holder.producer.is_served(&mut self.broker, rng, self.now);
         }
     }
 

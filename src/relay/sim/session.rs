@@ -185,6 +185,7 @@ impl Session {
 
     pub(super) fn dispatch(&mut self, now: Instant) {
         self.core.tick(now);
+        self.producer.now = Some(now);
         let open = self.core.breaker().0 == State::Open;
         let before = self.core.outstanding();
         self.core.dispatch(&mut self.producer, now);

@@ -132,7 +132,7 @@ impl World {
     pub(super) fn old_works(&mut self, rng: &mut Rng) {
         let Some(old) = &mut self.old else { return };
         match rng.below(25) {
-            0..8 => old.producer.is_served(&mut self.broker, rng),
+            0..8 => old.producer.is_served(&mut self.broker, rng, self.now),
             8..14 => old.report_arrives(&mut self.broker, rng, self.now),
             14..18 => old.dispatch(self.now),
             18..21 => {
