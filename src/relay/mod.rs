@@ -176,7 +176,11 @@ pub async fn run(
                 Reporter::over(relay);
                 match end {
                     // Asked to stop, and the session ended otherwise meanwhile.
-                    End::Lost(_) | End::Producer(_) | End::Replaced | End::ServerStopping
+                    End::Lost(_)
+                    | End::Producer(_)
+                    | End::SmallerBatches
+                    | End::Replaced
+                    | End::ServerStopping
                         if *stop.borrow() =>
                     {
                         return Ok(Stopped { unconfirmed });
@@ -291,7 +295,7 @@ async fn stream(
     let mut session = Session::new(relay, known, *opened);
     let mut lines = Lines { stop, orders, notices: &mut notices, stand: &stand };
     let end = session.run(&mut lines).await;
-    if matches!(end, End::Lost(_) | End::Producer(_) | End::Replaced) {
+    if matches!(end, End::Lost(_) | End::Producer(_) | End::SmallerBatches | End::Replaced) {
         relay.board.state("connecting", None);
     }
     drop(stand);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use tokio::sync::OnceCell;
 
@@ -115,6 +115,13 @@ impl Kafka {
         let results = self.admin().create_topics([&topic], &admin_options()).await.unwrap();
         results.into_iter().next().unwrap().unwrap();
         self.topic(name)
+    }
+
+    /// Sets a config of a topic.
+    pub(crate) async fn alter_topic(&self, topic: &str, config: &str, value: &str) {
+        let config = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(config, value);
+        let results = self.admin().alter_configs([&config], &admin_options()).await.unwrap();
+        results.into_iter().next().unwrap().unwrap();
     }
 
     /// Deletes a topic.
