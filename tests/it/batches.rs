@@ -5,7 +5,7 @@ use tempfile::TempDir;
 
 use crate::load::{Outbox, more};
 use crate::support::wait::SOON;
-use crate::support::{Kafka, Postgres, Relay, eventually};
+use crate::support::{Cluster, Kafka, Postgres, Relay, eventually};
 
 /// Rows of a kilobyte, no two alike, of four keys in turn, in one transaction: several megabytes at once.
 const ROWS: usize = 3_900;
@@ -66,14 +66,15 @@ async fn a_larger_batch_size_than_a_topic_takes_repeats_and_reorders_nothing() {
 
 #[tokio::test]
 async fn a_topic_that_takes_less_gets_it_in_order_while_another_takes_nothing() {
-    let kafka = Kafka::start(&[]).await;
+    let cluster = Cluster::start().await;
+    let [first, _, third] = cluster.nodes() else { panic!("three nodes") };
     let outbox = Outbox::new(Postgres::shared().await).await;
     let stuck = format!("outbox.event.{}_stuck", outbox.aggregate_type);
-    // One broker cannot be two.
-    kafka.create_topic(&stuck, 1, &[("min.insync.replicas", "2")]).await;
-    let small = [("max.message.bytes", "300000")];
-    let mut topic = kafka.create_topic(&outbox.topic_name(), 1, &small).await;
-    let relay = outbox.relay(kafka.bootstrap(), &[]).await;
+    let alone = ("min.insync.replicas", "1");
+    first.create_topic_on(&[3], &stuck, &[alone]).await;
+    first.create_topic_on(&[1], &outbox.topic_name(), &[alone, ("max.message.bytes", "300000")]).await;
+    let relay = outbox.relay(&cluster.bootstrap(), &[]).await;
+    third.stop().await;
     outbox
         .database
         .exec(&format!(
@@ -84,11 +85,12 @@ async fn a_topic_that_takes_less_gets_it_in_order_while_another_takes_nothing() 
         .await;
     under_way(&relay, 1).await;
     outbox.insert("first", 1).await;
+    let mut topic = cluster.topic(&outbox.topic_name());
     more(&mut topic, 1).await;
-    all_at_once(&outbox, &kafka, &relay).await;
+    all_at_once(&outbox, first, &relay).await;
     outbox.all_there(&mut topic).await;
     none_failed(&relay).await;
-    kafka.alter_topic(&stuck, "min.insync.replicas", "1").await;
-    more(&mut kafka.topic(&stuck), 1).await;
+    third.start_again().await;
+    more(&mut cluster.topic(&stuck), 1).await;
     outbox.confirmed().await;
 }

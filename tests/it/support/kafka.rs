@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use tokio::sync::OnceCell;
 
@@ -117,10 +117,12 @@ impl Kafka {
         self.topic(name)
     }
 
-    /// Sets a config of a topic.
-    pub(crate) async fn alter_topic(&self, topic: &str, config: &str, value: &str) {
-        let config = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(config, value);
-        let results = self.admin().alter_configs([&config], &admin_options()).await.unwrap();
+    /// Creates a topic of one partition whose replicas are on these brokers.
+    pub(crate) async fn create_topic_on(&self, brokers: &[i32], name: &str, configs: &[(&str, &str)]) {
+        let assignment = [brokers];
+        let mut topic = NewTopic::new(name, 1, TopicReplication::Variable(&assignment));
+        topic.config = configs.to_vec();
+        let results = self.admin().create_topics([&topic], &admin_options()).await.unwrap();
         results.into_iter().next().unwrap().unwrap();
     }
 
