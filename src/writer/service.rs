@@ -132,8 +132,8 @@ impl Writer {
                     .ok_or_else(|| invalid("number", "must be a text of 1 to 255 characters, without NUL"))?;
                 one_order(self.store.order_by_number(&number, deadline).await)
             }
-            Endpoint::Health => Ok(self.health(["healthy", "unhealthy"]).await),
-            Endpoint::Ready => Ok(self.health(["ready", "not ready"]).await),
+            Endpoint::Health => Ok(self.health(["healthy", "unhealthy"], deadline).await),
+            Endpoint::Ready => Ok(self.health(["ready", "not ready"], deadline).await),
             Endpoint::OpenApi => Ok(document(StatusCode::OK, Bytes::from_static(OPENAPI.as_bytes()))),
         }
     }
@@ -178,8 +178,8 @@ impl Writer {
     }
 
     /// The state in one of two words, version, and what is known of the database.
-    async fn health(&self, [well, ill]: [&str; 2]) -> Answer {
-        let answer = self.health.ask(&self.store).await;
+    async fn health(&self, [well, ill]: [&str; 2], deadline: Instant) -> Answer {
+        let answer = self.health.ask_by(&self.store, deadline).await;
         let pool = self.store.status();
         let mut report = json!({
             "status": if answer.is_ok() { well } else { ill },
