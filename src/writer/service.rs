@@ -74,7 +74,11 @@ impl Writer {
         deadline: Instant,
     ) -> (Option<&'static Route>, Result<Answer, Refusal>) {
         let found = self.routes.find(&parts.method, parts.uri.path());
-        let is_open = matches!(&found, Found::Route(route, _) if route.is_open());
+        let is_open = match &found {
+            Found::Route(route, _) => route.is_open(),
+            Found::OtherMethods(_, is_open) => *is_open,
+            Found::Nothing => false,
+        };
         if !is_open && let Err(refusal) = self.authorize(&parts.headers) {
             let route = if let Found::Route(route, _) = found { Some(route) } else { None };
             return (route, Err(refusal));
@@ -83,7 +87,7 @@ impl Writer {
             Found::Route(route, parameter) => {
                 (Some(route), Box::pin(self.serve(route.endpoint, parts, parameter, body, deadline)).await)
             }
-            Found::OtherMethods(allowed) => {
+            Found::OtherMethods(allowed, _) => {
                 let message = format!("this path has {allowed}");
                 let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
                 let allowed = HeaderValue::from_str(&allowed);
