@@ -1,7 +1,5 @@
 //! `/health` and `/ready` while the database says nothing.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
 use super::{Service, migrated};
@@ -18,7 +16,7 @@ async fn probes_are_answered_in_time_however_many_ask_while_the_database_is_sile
     assert_eq!(service.get("/health").await.status, 200);
     proxy.stall(Direction::Both);
     let begun = Instant::now();
-    let probes: Vec<_> = (0..8)
+    let probes: Vec<_> = (0..30)
         .map(|n| {
             let (address, path) = (service.address, ["/health", "/ready"][n % 2]);
             tokio::spawn(async move { (http::get(address, path).await.unwrap(), begun.elapsed()) })
@@ -29,7 +27,8 @@ async fn probes_are_answered_in_time_however_many_ask_while_the_database_is_sile
         assert_eq!(answer.status, 503, "{answer:?}");
         let said = answer.json()["error"]["message"].as_str().unwrap().to_owned();
         assert!(said.contains("does not answer within"), "{said}");
-        assert!(took < Duration::from_secs(3), "SERVER_TIMEOUT and a second: {took:?}");
+        // One after the other, with 3 s each, they would take three times as long.
+        assert!(took < SOON, "{took:?}");
     }
     proxy.resume();
     eventually(SOON, "it is well again", async || (service.get("/health").await.status == 200).then_some(()))
