@@ -125,11 +125,14 @@ run-api: ## Run the writer, the HTTP service, against the stack or DATABASE_URL
 
 ##@ Docker and deployment
 .PHONY: docker-build docker-run check-deploy
+# What the images' txstream_build_info says; the context of a build has no .git.
+TXSTREAM_REVISION ?= $(shell git describe --always --dirty 2>/dev/null)
+
 docker-run: ## Start Postgres, Kafka, relay, writer, Prometheus and Grafana in containers
-	docker compose up --build
+	TXSTREAM_REVISION=$(TXSTREAM_REVISION) docker compose up --build
 
 check-deploy: ## Check compose file, image, manifests and systemd unit without an engine
 	@scripts/check-deploy
 
 docker-build: ## Build the image txstream:latest
-	docker build -f docker/Dockerfile -t txstream:latest .
+	docker build -f docker/Dockerfile --build-arg TXSTREAM_REVISION=$(TXSTREAM_REVISION) -t txstream:latest .

@@ -69,7 +69,7 @@ struct FilterArgs {
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
     /// Those of the key in this topic only
-    #[arg(long, value_name = "TOPIC", requires = "key")]
+    #[arg(long, value_name = "TOPIC", requires = "key", conflicts_with = "id")]
     topic: Option<String>,
 }
 
@@ -90,7 +90,8 @@ struct WhichArgs {
     #[arg(long, value_name = "KEY", conflicts_with = "all")]
     key: Option<String>,
     /// Those of the key in this topic only
-    #[arg(long, value_name = "TOPIC", requires = "key")]
+    // What `key` is in conflict with would excuse its absence.
+    #[arg(long, value_name = "TOPIC", requires = "key", conflicts_with_all = ["id", "all"])]
     topic: Option<String>,
     /// All of them
     #[arg(long)]

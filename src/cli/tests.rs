@@ -145,3 +145,19 @@ fn the_man_page_has_every_command_and_flag() {
     }
     assert!(!page.contains("subcommand(s)"), "{page}");
 }
+
+#[test]
+fn a_topic_narrows_a_key_and_nothing_else() {
+    for act in ["replay", "discard", "show"] {
+        let refused = |rest: &[&str]| {
+            let arguments = [&["txstream", "dead-letter", act][..], rest].concat();
+            command().try_get_matches_from(arguments).is_err()
+        };
+        assert!(!refused(&["--key", "k", "--topic", "t"]));
+        for rest in [&["--topic", "t"][..], &["--all", "--topic", "t"], &["--id", "i", "--topic", "t"]] {
+            assert!(refused(rest), "{act} {rest:?} would mean more than that topic's");
+        }
+    }
+    let list = ["txstream", "dead-letter", "list", "--id", "i", "--topic", "t"];
+    assert!(command().try_get_matches_from(list).is_err());
+}

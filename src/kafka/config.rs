@@ -157,14 +157,18 @@ pub(super) fn producer(settings: &Settings, max_batch_bytes: Option<u32>) -> Cli
         config.set(*name, *value);
     }
     if let Some(most) = max_batch_bytes {
-        let wanted = config.get("batch.size").and_then(|size| size.parse::<u32>().ok());
-        config.set("batch.size", wanted.map_or(most, |wanted| wanted.min(most)).max(1).to_string());
+        config.set("batch.size", batch_bytes(&config).min(most).max(1).to_string());
     }
     // Someone who sets `debug` wants to see its lines.
     if config.get("debug").is_some_and(|facilities| !facilities.is_empty()) {
         config.set_log_level(RDKafkaLogLevel::Debug);
     }
     config
+}
+
+/// Bytes that a batch of several records may come to in a producer with this configuration.
+pub(super) fn batch_bytes(config: &ClientConfig) -> u32 {
+    config.get("batch.size").and_then(|size| size.parse().ok()).unwrap_or(DEFAULT_BATCH_BYTES)
 }
 
 /// The configuration of a client that only asks brokers questions.

@@ -79,6 +79,9 @@ pub fn trouble(code: RDKafkaErrorCode, reason: &str) -> Trouble {
     }
 }
 
+/// Stands for the broker list where it shall not be read.
+pub const BROKERS: &str = "BROKERS";
+
 /// The command that mends a topic's trouble, with the broker list and topic filled in.
 ///
 /// `principal` is the name Kafka knows us by (`sasl.username`), where it is known.

@@ -46,6 +46,7 @@ impl CreateError {
 /// see [`Producer::close`].
 pub struct Producer {
     native: ThreadedProducer<Context>,
+    batch_bytes: u32,
 }
 
 impl Producer {
@@ -63,7 +64,12 @@ impl Producer {
         let context = Context { inbox, closed: AtomicBool::new(false), told: Mutex::new(None) };
         let native = ThreadedProducer::from_config_and_context(&config, context)
             .map_err(|error| CreateError::new(&error))?;
-        Ok(Self { native })
+        Ok(Self { native, batch_bytes: config::batch_bytes(&config) })
+    }
+
+    /// Bytes that a batch of several records may come to.
+    pub fn batch_bytes(&self) -> u32 {
+        self.batch_bytes
     }
 
     /// Hands a record to librdkafka, which copies it. Never blocks.

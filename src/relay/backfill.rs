@@ -134,6 +134,7 @@ pub async fn run(
         End::Lost(error) => Err(lost(error)),
         End::Producer(why) => Err(broken(&format!("the producer ended: {why}"))),
         End::NeedsText(why) => Err(broken(&why)),
+        end @ End::SmallerBatches => Err(broken(&end.why())),
         End::Replaced => Err(broken("another command or relay has written the checkpoint row")),
         End::ServerStopping => Err(broken("the server shuts down")),
     }

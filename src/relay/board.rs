@@ -136,6 +136,14 @@ impl Subject for Board {
     }
 
     fn breaker(&self, order: BreakerOrder) -> Result<(), String> {
+        // Only a session carries orders out. The page stays locked, so that none is queued after its end.
+        let page = self.page();
+        let state = &page.report.state;
+        if state != "streaming" {
+            return Err(format!(
+                "the relay is {state}, and nothing was done; try again when it is streaming"
+            ));
+        }
         self.orders.try_send(order).map_err(|_| "the relay is busy; try again".to_owned())
     }
 }
@@ -164,6 +172,23 @@ mod tests {
         board.note(|report| report.waiting_topics = (0..10_000).map(waiting).collect());
         let text = board.ready().unwrap();
         assert!(text.contains("; topic t19 waits; 9980 more topics wait") && text.len() < 1_000, "{text}");
+    }
+
+    #[tokio::test]
+    async fn only_a_relay_that_streams_takes_an_order() {
+        let (board, mut orders) = Board::new("s", "p");
+        for state in ["starting", "connecting", "waiting", "standby", "stopping"] {
+            board.state(state, None);
+            let refused = board.breaker(BreakerOrder::Open).unwrap_err();
+            assert!(
+                refused.contains(state) && refused.contains("try again when it is streaming"),
+                "{refused}"
+            );
+            assert!(orders.try_recv().is_err(), "an order was queued while {state}");
+        }
+        board.state("streaming", None);
+        assert_eq!(board.breaker(BreakerOrder::Open), Ok(()));
+        assert_eq!(orders.try_recv(), Ok(BreakerOrder::Open));
     }
 
     #[tokio::test]

@@ -176,7 +176,11 @@ pub async fn run(
                 Reporter::over(relay);
                 match end {
                     // Asked to stop, and the session ended otherwise meanwhile.
-                    End::Lost(_) | End::Producer(_) | End::Replaced | End::ServerStopping
+                    End::Lost(_)
+                    | End::Producer(_)
+                    | End::SmallerBatches
+                    | End::Replaced
+                    | End::ServerStopping
                         if *stop.borrow() =>
                     {
                         return Ok(Stopped { unconfirmed });
@@ -291,7 +295,7 @@ async fn stream(
     let mut session = Session::new(relay, known, *opened);
     let mut lines = Lines { stop, orders, notices: &mut notices, stand: &stand };
     let end = session.run(&mut lines).await;
-    if matches!(end, End::Lost(_) | End::Producer(_) | End::Replaced) {
+    if matches!(end, End::Lost(_) | End::Producer(_) | End::SmallerBatches | End::Replaced) {
         relay.board.state("connecting", None);
     }
     drop(stand);
@@ -330,16 +334,62 @@ async fn stream(
         }
     }
     known.reported_lsn = known.reported_lsn.max(confirmed_lsn);
-    known.breaker = Some(core.into_breaker());
+    let mut breaker = core.into_breaker();
+    obey(&mut breaker, orders, &relay.board);
+    known.breaker = Some(breaker);
     // Purged and destroyed before the next START_REPLICATION: a new session must not be overtaken by
     // records of the old one.
     close(producer).await;
     (end, unconfirmed)
 }
 
+/// Carries out what was ordered, with success as the answer, just as the session ended: the breaker goes over
+/// to the next one as it was left by hand. The board takes no order any more.
+fn obey(breaker: &mut Breaker, orders: &mut mpsc::Receiver<BreakerOrder>, board: &Board) {
+    while let Ok(order) = orders.try_recv() {
+        match order {
+            BreakerOrder::Open => breaker.force_open(Instant::now()),
+            BreakerOrder::Close => breaker.force_close(),
+        }
+        board.note(|report| {
+            breaker.state().name().clone_into(&mut report.breaker.state);
+            report.breaker.forced = breaker.is_forced();
+        });
+    }
+}
+
 /// Purges and destroys the producer. A panic in there leaves nothing of it either.
 async fn close(producer: Option<Producer>) {
     if let Some(producer) = producer {
         let _ = tokio::task::spawn_blocking(move || producer.close()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::Subject;
+
+    #[tokio::test]
+    async fn an_order_given_as_a_session_ends_holds_in_the_next_one() {
+        let (board, mut orders) = Board::new("s", "p");
+        let mut breaker = Breaker::new(settings::Breaker {
+            enabled: true,
+            failure_threshold: 5,
+            success_threshold: 3,
+            timeout_duration: Duration::from_secs(10),
+            reset_timeout: Duration::from_secs(30),
+        });
+        board.state("streaming", None);
+        board.breaker(BreakerOrder::Open).unwrap();
+        board.state("connecting", None);
+        obey(&mut breaker, &mut orders, &board);
+        assert_eq!((breaker.state(), breaker.is_forced()), (breaker::State::Open, true));
+        assert_eq!(board.status()["breaker"]["state"], "OPEN");
+        assert!(orders.try_recv().is_err(), "the next session finds nothing to do twice");
+        board.state("streaming", None);
+        board.breaker(BreakerOrder::Close).unwrap();
+        obey(&mut breaker, &mut orders, &board);
+        assert_eq!((breaker.state(), breaker.is_forced()), (breaker::State::Closed, false));
     }
 }

@@ -260,7 +260,10 @@ async fn look_again(
     let slot = now.slot.as_ref();
     known.last_pid = slot.and_then(|slot| slot.active_pid);
     if known.last_pid.is_none() {
-        return Err(NotReady::Retry("SQL and replication connections lead to different servers".to_owned()));
+        return Err(NotReady::Retry(
+            "the session that began to stream was ended, or SQL and replication connections lead to different servers"
+                .to_owned(),
+        ));
     }
     if now.tables != before.tables {
         return Err(NotReady::Retry("an outbox table changed while streaming began".to_owned()));

@@ -33,7 +33,6 @@ use super::silence::silent_at;
 use super::slot_life::RESET;
 use super::{Known, Relay};
 use crate::admin::BreakerOrder;
-use crate::kafka::config::DEFAULT_BATCH_BYTES;
 use crate::kafka::limits::{DEFAULT_TOPIC_LIMIT, LimitAnswer};
 use crate::kafka::{self, Event, Inbox, Producer};
 use crate::outbox::Record;
@@ -62,13 +61,6 @@ const DRAIN_TO_SHRINK: Duration = Duration::from_secs(5);
 /// Kafka may be away for long when a table has been read to its end.
 const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 
-/// The producer has to make batches of at most `limit` bytes.
-#[derive(Debug, Clone, Copy)]
-struct Shrink {
-    limit: u32,
-    since: Instant,
-}
-
 /// What the session talks to besides Postgres and Kafka.
 pub(super) struct Lines<'a> {
     pub(super) stop: &'a mut watch::Receiver<bool>,
@@ -93,7 +85,8 @@ pub(super) struct Session<'a> {
     reporter: Reporter,
     events: Vec<Event>,
     closing: Option<Closing>,
-    shrink: Option<Shrink>,
+    /// Since when the producer drains, for one that makes smaller batches.
+    shrink: Option<Instant>,
     status_at: Instant,
     status_every: Duration,
     reply_requested: bool,
@@ -231,23 +224,21 @@ impl<'a> Session<'a> {
     }
 
     /// A topic takes smaller batches than the producer makes: drain it, then another. What does not
-    /// drain soon must not hold up everything else: batches that are too large are then found out by
-    /// sending one by one, until the next session.
+    /// drain soon must not hold up everything else, and a batch that the topic refuses would be overtaken by
+    /// the next one: the session ends then, and the one after it makes smaller batches from the start. A
+    /// backfill holds nothing up.
     fn swap_producer(&mut self, now: Instant) -> Result<(), End> {
-        let Some(Shrink { limit, since }) = self.shrink else { return Ok(()) };
-        self.known.batch_limit = Some(limit);
+        let Some(since) = self.shrink else { return Ok(()) };
         if self.core.outstanding() > 0 {
-            if now >= since + DRAIN_TO_SHRINK {
-                self.shrink = None;
-            }
-            return Ok(());
+            let may_end = self.closing.is_none() && matches!(self.writer, Statuses::Wal(_));
+            return if may_end && now >= since + DRAIN_TO_SHRINK { Err(End::SmallerBatches) } else { Ok(()) };
         }
         if let Some(old) = self.producer.take() {
             // Nothing of it is outstanding; it only waits for librdkafka's threads.
             tokio::task::spawn_blocking(move || old.close());
         }
         self.inbox = Inbox::new();
-        let producer = Producer::new(&self.relay.kafka, Some(limit), self.inbox.clone());
+        let producer = Producer::new(&self.relay.kafka, self.known.batch_limit, self.inbox.clone());
         self.producer = Some(producer.map_err(|error| End::Producer(error.to_string()))?);
         self.shrink = None;
         Ok(())
@@ -356,8 +347,10 @@ impl<'a> Session<'a> {
         let now = Instant::now();
         self.known.limits.insert(Arc::clone(topic), limit as usize);
         self.core.learnt_limit(topic, limit as usize, now);
-        if limit < self.known.batch_limit.unwrap_or(DEFAULT_BATCH_BYTES) {
-            self.shrink = Some(Shrink { limit, since: now });
+        let smallest = self.known.batch_limit.map_or(limit, |known| known.min(limit));
+        self.known.batch_limit = Some(smallest);
+        if self.producer.as_ref().is_some_and(|producer| smallest < producer.batch_bytes()) {
+            self.shrink.get_or_insert(now);
         }
         self.intake.retry_pending(&mut self.core, &self.routes, now);
         if let Some(topic) = self.intake.wanted_limit() {

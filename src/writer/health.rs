@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::Halt;
 use super::session::{NoOrders, Session, SessionError};
@@ -30,17 +30,25 @@ const STUCK_AFTER: Duration = Duration::from_secs(30);
 
 /// What is known of the database and of the process itself.
 pub(super) struct Health {
-    session: tokio::sync::Mutex<Option<Session>>,
+    kept: tokio::sync::Mutex<Kept>,
     /// Since when it is so, and what is wrong, for everybody.
     latest: Mutex<(SystemTime, Result<(), String>)>,
     started: Instant,
     last_turn_millis: AtomicU64,
 }
 
+/// What one question leaves to the next.
+#[derive(Default)]
+struct Kept {
+    session: Option<Session>,
+    /// When the last question that has an answer was asked.
+    asked: Option<Instant>,
+}
+
 impl Health {
     pub(super) fn new() -> Self {
         Self {
-            session: tokio::sync::Mutex::new(None),
+            kept: tokio::sync::Mutex::default(),
             latest: Mutex::new((SystemTime::now(), Err("the database was not reached yet".to_owned()))),
             started: Instant::now(),
             last_turn_millis: AtomicU64::new(0),
@@ -57,17 +65,35 @@ impl Health {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Asks the database now.
+    /// Asks the database now. Without an answer by `deadline` the last known one counts, if it was none either.
+    ///
+    /// # Errors
+    /// What is wrong, for everybody.
+    pub(super) async fn ask_by(&self, store: &Store, deadline: Instant) -> Result<(), String> {
+        let Ok(answer) = timeout_at(deadline, self.ask(store)).await else {
+            let (_, latest) = self.latest();
+            return latest
+                .and_then(|()| Err("the database does not answer within SERVER_TIMEOUT".to_owned()));
+        };
+        answer
+    }
+
+    /// Asks the database now; of those who come while it is being asked, the first asks again for all.
     ///
     /// # Errors
     /// What is wrong, for everybody.
     ///
     /// # Cancel safety
     /// May be dropped at any await; the connection is made anew then.
-    pub(super) async fn ask(&self, store: &Store) -> Result<(), String> {
-        let mut kept = self.session.lock().await;
+    async fn ask(&self, store: &Store) -> Result<(), String> {
+        let came = Instant::now();
+        let mut kept = self.kept.lock().await;
+        if kept.asked.is_some_and(|asked| asked >= came) {
+            return self.latest().1;
+        }
+        let begun = Instant::now();
         let asked = timeout(ANSWER_WITHIN, async {
-            if let Some(session) = kept.take()
+            if let Some(session) = kept.session.take()
                 && session.client.simple_query("").await.is_ok()
             {
                 return Ok(session);
@@ -76,7 +102,7 @@ impl Health {
         });
         let answer = match asked.await {
             Ok(Ok(session)) => {
-                *kept = Some(session);
+                kept.session = Some(session);
                 Ok(())
             }
             Ok(Err(error)) => Err((error.public(), error.report())),
@@ -85,6 +111,7 @@ impl Health {
                 Err((reason.clone(), reason))
             }
         };
+        kept.asked = Some(begun);
         self.note(answer)
     }
 
@@ -132,7 +159,7 @@ impl Health {
                             remedy: "run txstream migrate up".to_owned(),
                         });
                     }
-                    *self.session.lock().await = Some(session);
+                    self.kept.lock().await.session = Some(session);
                     let _ = self.note(Ok(()));
                     return Ok(());
                 }

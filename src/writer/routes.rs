@@ -62,8 +62,8 @@ pub(super) static ROUTES: [Route; 8] = [
 pub(super) enum Found<'p> {
     /// A route, and its path's parameter as it was sent.
     Route(&'static Route, &'p str),
-    /// The path exists with these methods, as `Allow` lists them.
-    OtherMethods(String),
+    /// The path exists with these methods, as `Allow` lists them, and whether they answer without a token.
+    OtherMethods(String, bool),
     /// There is no such path.
     Nothing,
 }
@@ -100,7 +100,7 @@ impl Routes {
             .iter()
             .map(|route| if route.method() == "GET" { "GET, HEAD" } else { route.method() })
             .collect();
-        Found::OtherMethods(allowed.join(", "))
+        Found::OtherMethods(allowed.join(", "), found.value.iter().all(|route| route.is_open()))
     }
 }
 
@@ -127,7 +127,7 @@ mod tests {
     fn endpoint(method: &Method, path: &str) -> Result<(Endpoint, String), String> {
         match Routes::new().find(method, path) {
             Found::Route(route, parameter) => Ok((route.endpoint, parameter.to_owned())),
-            Found::OtherMethods(allowed) => Err(allowed),
+            Found::OtherMethods(allowed, _) => Err(allowed),
             Found::Nothing => Err("nothing".to_owned()),
         }
     }

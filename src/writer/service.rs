@@ -74,7 +74,11 @@ impl Writer {
         deadline: Instant,
     ) -> (Option<&'static Route>, Result<Answer, Refusal>) {
         let found = self.routes.find(&parts.method, parts.uri.path());
-        let is_open = matches!(&found, Found::Route(route, _) if route.is_open());
+        let is_open = match &found {
+            Found::Route(route, _) => route.is_open(),
+            Found::OtherMethods(_, is_open) => *is_open,
+            Found::Nothing => false,
+        };
         if !is_open && let Err(refusal) = self.authorize(&parts.headers) {
             let route = if let Found::Route(route, _) = found { Some(route) } else { None };
             return (route, Err(refusal));
@@ -83,7 +87,7 @@ impl Writer {
             Found::Route(route, parameter) => {
                 (Some(route), Box::pin(self.serve(route.endpoint, parts, parameter, body, deadline)).await)
             }
-            Found::OtherMethods(allowed) => {
+            Found::OtherMethods(allowed, _) => {
                 let message = format!("this path has {allowed}");
                 let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
                 let allowed = HeaderValue::from_str(&allowed);
@@ -132,8 +136,8 @@ impl Writer {
                     .ok_or_else(|| invalid("number", "must be a text of 1 to 255 characters, without NUL"))?;
                 one_order(self.store.order_by_number(&number, deadline).await)
             }
-            Endpoint::Health => Ok(self.health(["healthy", "unhealthy"]).await),
-            Endpoint::Ready => Ok(self.health(["ready", "not ready"]).await),
+            Endpoint::Health => Ok(self.health(["healthy", "unhealthy"], deadline).await),
+            Endpoint::Ready => Ok(self.health(["ready", "not ready"], deadline).await),
             Endpoint::OpenApi => Ok(document(StatusCode::OK, Bytes::from_static(OPENAPI.as_bytes()))),
         }
     }
@@ -178,8 +182,8 @@ impl Writer {
     }
 
     /// The state in one of two words, version, and what is known of the database.
-    async fn health(&self, [well, ill]: [&str; 2]) -> Answer {
-        let answer = self.health.ask(&self.store).await;
+    async fn health(&self, [well, ill]: [&str; 2], deadline: Instant) -> Answer {
+        let answer = self.health.ask_by(&self.store, deadline).await;
         let pool = self.store.status();
         let mut report = json!({
             "status": if answer.is_ok() { well } else { ill },

@@ -3,7 +3,7 @@
 use crate::support::port::free_port;
 use crate::support::relay::{Output, Relay};
 use crate::support::wait::SOON;
-use crate::support::{Outbox, published, run_cli};
+use crate::support::{Outbox, eventually, published, run_cli};
 
 pub(crate) const TOKEN: &str = "open-sesame";
 
@@ -55,6 +55,31 @@ async fn without_the_token_the_breaker_stays_and_the_variable_is_named() {
         assert!(!refused.stderr.contains(TOKEN), "{}", refused.stderr);
     }
     assert_eq!(standing(&guarded).await["state"], "CLOSED");
+}
+
+#[tokio::test]
+async fn a_relay_that_does_not_stream_refuses_an_order_and_says_in_which_state_it_is() {
+    let outbox = Outbox::with_slot().await;
+    let env = [("METRICS_ADMIN_TOKEN", TOKEN)];
+    let holder = outbox.streaming(&[], &env).await;
+    let mut standby = outbox.relay(&[], &env).await;
+    standby.wait_ready().await;
+    assert_eq!(standby.status().await["state"], "standby");
+    for order in ["open", "close"] {
+        let refused = breaker(&standby, &[order], Some(TOKEN)).await;
+        assert_eq!(refused.code, Some(1), "{}", refused.stdout);
+        assert!(refused.stderr.contains("409") && refused.stderr.contains("standby"), "{}", refused.stderr);
+        assert!(refused.stderr.contains("try again when it is streaming"), "{}", refused.stderr);
+    }
+    // Nor does the refused order lie in wait.
+    assert_eq!(breaker(&standby, &["open"], Some(TOKEN)).await.code, Some(1));
+    holder.sigterm().await;
+    assert_eq!(holder.wait_exit(SOON).await.status.code(), Some(0));
+    eventually(SOON, "it streams", async || (standby.status().await["state"] == "streaming").then_some(()))
+        .await;
+    outbox.insert("ready", "1", "{}").await;
+    published(&standby, 1).await;
+    assert_eq!(standing(&standby).await["state"], "CLOSED");
 }
 
 #[tokio::test]

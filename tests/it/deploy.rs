@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::process::Command;
 
 use txstream::config::variables::VARIABLES;
 
@@ -94,5 +95,36 @@ fn a_container_has_longer_to_stop_than_the_relay_takes() {
     let relay = read("deploy/kubernetes/relay.yaml");
     for part in ["replicas: 2", "path: /livez", "path: /readyz", "readOnlyRootFilesystem: true"] {
         assert!(relay.contains(part), "relay.yaml lacks {part}");
+    }
+}
+
+#[test]
+fn an_image_is_told_the_revision_it_is_built_from() {
+    let dockerfile = read("docker/Dockerfile");
+    let build = dockerfile.split("\nFROM ").nth(1).expect("a stage");
+    let at = |part: &str| build.find(part).unwrap_or_else(|| panic!("the build stage lacks {part}"));
+    assert!(at("\nARG TXSTREAM_REVISION") < at("\nENV TXSTREAM_REVISION=$TXSTREAM_REVISION\n"));
+    assert!(at("\nENV TXSTREAM_REVISION=") < at("cargo build"), "the compiler must see it");
+    let compose = read("docker-compose.yml");
+    assert_eq!(settings(&compose, "args:")["TXSTREAM_REVISION"], "${TXSTREAM_REVISION:-}");
+
+    let first_line = |command: &mut Command| {
+        let output = command.current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().lines().next().unwrap_or_default().to_owned()
+    };
+    let here = first_line(Command::new("git").args(["describe", "--always", "--dirty"]));
+    for (target, command) in [("docker-build", "docker build "), ("docker-run", "docker compose up")] {
+        let make = || {
+            let mut make = Command::new("make");
+            make.args(["--dry-run", target]).env_remove("TXSTREAM_REVISION");
+            make
+        };
+        for (said, revision) in [
+            (first_line(&mut make()), here.as_str()),
+            (first_line(make().env("TXSTREAM_REVISION", "v7")), "v7"),
+        ] {
+            let told = format!("TXSTREAM_REVISION={revision} ");
+            assert!(said.contains(command) && said.contains(&told), "{told}is not in: {said}");
+        }
     }
 }

@@ -132,6 +132,14 @@ impl Outbox {
     /// If a row is missing, a record is nobody's, a record differs from its row or from its
     /// duplicate, or the first records of a key are out of order.
     pub(crate) async fn all_arrive(&self, topic: &mut Topic) -> Arrived {
+        let truth = self.all_there(topic).await;
+        // A duplicate may come after the last missing row.
+        self.confirmed().await;
+        truth.judge(topic.read_to_end().await)
+    }
+
+    /// The same, not waiting for the slot to confirm them. Returns the rows.
+    pub(crate) async fn all_there(&self, topic: &mut Topic) -> Truth {
         let truth = self.rows().await;
         let awaited = Awaited { rows: truth.0.len(), records: Cell::new(0), missing: RefCell::default() };
         let records = topic
@@ -145,9 +153,7 @@ impl Outbox {
             })
             .await;
         truth.judge(records);
-        // A duplicate may come after the last missing row.
-        self.confirmed().await;
-        truth.judge(topic.read_to_end().await)
+        truth
     }
 }
 

@@ -8,6 +8,8 @@ mod stack;
 
 /// Alert rules and their runbook.
 mod alerts;
+/// Batches no larger than their topics take.
+mod batches;
 /// `breaker`: by command, through the admin server.
 mod breaker;
 /// The same while it streams, and when the slot is not what it was.

@@ -171,7 +171,8 @@ async fn a_topic_that_waits_is_named_and_flows_once_it_is_there_and_may_be_writt
     let relay = outbox.relay(kafka.secured(), &env).await;
     outbox.insert("k", 1).await;
     let waiting = async || relay.status().await["waiting_topics"].get(0).cloned();
-    eventually(SOON * 2, "the topic waits", waiting).await;
+    let shown = eventually(SOON * 2, "the topic waits", waiting).await.to_string();
+    assert!(!shown.contains(USER) && !shown.contains(kafka.secured()), "neither user nor host: {shown}");
     let waits = section("## TxstreamTopicWaits")
         .with("--topic TOPIC", &format!("--topic {}", outbox.topic_name()))
         .with("User:RELAY", &format!("User:{USER}"))

@@ -39,11 +39,14 @@ impl Session<'_> {
     }
 
     fn failed(&mut self, failure: Failure, now: Instant) {
-        let (error_type, remedy) = self.explain(&failure);
+        let settings = &self.relay.kafka;
+        // The log is the operators' own; /status, without a password, names no host and no user.
+        let (_, remedy) = explain(&failure, &settings.brokers, settings.principal());
+        let (error_type, shown) = explain(&failure, kafka::error::BROKERS, None);
         let topic = Arc::clone(&failure.record.topic);
         let (message, class) = (failure.message.clone(), failure.class);
         let stopping = self.core.refused().is_some();
-        let failed = self.core.failed(failure, remedy.clone(), now);
+        let failed = self.core.failed(failure, shown, now);
         let route = self.routes.get(failed.route);
         let halts = !stopping && self.core.refused().is_some();
         if halts {
@@ -63,34 +66,6 @@ impl Session<'_> {
             tracing::warn!(%topic, error = %message, remedy, "records of the topic go again one by one");
         } else if failed.first {
             tracing::error!(%topic, error = %message, remedy, "records of the topic fail; the topic waits, others flow");
-        }
-    }
-
-    fn explain(&self, failure: &Failure) -> (Option<ErrorType>, Option<String>) {
-        let topic = &failure.record.topic;
-        match failure.class {
-            FailureClass::Transport => (Some(ErrorType::Transport), None),
-            FailureClass::Topic(trouble) => {
-                let error_type = match trouble {
-                    TopicTrouble::Authorization => ErrorType::Authorization,
-                    TopicTrouble::Unknown => ErrorType::UnknownTopic,
-                };
-                let settings = &self.relay.kafka;
-                let remedy = kafka::error::remedy(trouble, topic, &settings.brokers, settings.principal());
-                (Some(error_type), Some(remedy))
-            }
-            FailureClass::Rejected(rejection) => {
-                let error_type = match rejection {
-                    Rejection::TooLarge => ErrorType::TooLarge,
-                    Rejection::Invalid => ErrorType::Invalid,
-                };
-                (Some(error_type), Some(kafka::error::rejection_remedy(rejection, topic)))
-            }
-            FailureClass::Stale => {
-                (Some(ErrorType::Invalid), Some(kafka::error::TIMESTAMP_REMEDY.to_owned()))
-            }
-            FailureClass::Fatal => (Some(ErrorType::Fatal), None),
-            FailureClass::Neighbour | FailureClass::Purged => (None, None),
         }
     }
 
@@ -115,5 +90,30 @@ impl Session<'_> {
             }
             Trouble::Fatal(message) => self.core.producer_is_finished(message),
         }
+    }
+}
+
+/// What a failure counts as, and what to do about it, with these brokers and this principal in the command.
+fn explain(failure: &Failure, brokers: &str, principal: Option<&str>) -> (Option<ErrorType>, Option<String>) {
+    let topic = &failure.record.topic;
+    match failure.class {
+        FailureClass::Transport => (Some(ErrorType::Transport), None),
+        FailureClass::Topic(trouble) => {
+            let error_type = match trouble {
+                TopicTrouble::Authorization => ErrorType::Authorization,
+                TopicTrouble::Unknown => ErrorType::UnknownTopic,
+            };
+            (Some(error_type), Some(kafka::error::remedy(trouble, topic, brokers, principal)))
+        }
+        FailureClass::Rejected(rejection) => {
+            let error_type = match rejection {
+                Rejection::TooLarge => ErrorType::TooLarge,
+                Rejection::Invalid => ErrorType::Invalid,
+            };
+            (Some(error_type), Some(kafka::error::rejection_remedy(rejection, topic)))
+        }
+        FailureClass::Stale => (Some(ErrorType::Invalid), Some(kafka::error::TIMESTAMP_REMEDY.to_owned())),
+        FailureClass::Fatal => (Some(ErrorType::Fatal), None),
+        FailureClass::Neighbour | FailureClass::Purged => (None, None),
     }
 }

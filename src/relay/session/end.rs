@@ -14,6 +14,8 @@ pub(in crate::relay) enum End {
     Lost(PgError),
     /// The producer is finished.
     Producer(String),
+    /// The producer has to make smaller batches, and does not drain.
+    SmallerBatches,
     /// The columns have to come as text.
     NeedsText(String),
     /// Another instance has taken over.
@@ -30,6 +32,11 @@ impl End {
         match self {
             Self::Lost(error) => error.report(),
             Self::Producer(why) => format!("the producer ended: {why}"),
+            Self::SmallerBatches => {
+                "a topic takes smaller batches, and Kafka does not acknowledge what is under way; \
+                 it comes again in smaller ones"
+                    .to_owned()
+            }
             Self::Replaced => "another instance has written the checkpoint row".to_owned(),
             Self::ServerStopping => "the server shuts down".to_owned(),
             Self::NeedsText(why) => why.clone(),

@@ -1,7 +1,8 @@
 //! The least HTTP/1.1 client that can ask our own servers: one request, one connection.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -30,6 +31,17 @@ impl Response {
 /// GET without further headers.
 pub(crate) async fn get(address: SocketAddr, path: &str) -> io::Result<Response> {
     request(address, "GET", path, &[], "").await
+}
+
+/// What a GET brings within a second, head and all, asked without a runtime: while a test panics.
+pub(crate) fn get_at_once(address: SocketAddr, path: &str) -> io::Result<String> {
+    let second = Duration::from_secs(1);
+    let mut stream = std::net::TcpStream::connect_timeout(&address, second)?;
+    stream.set_read_timeout(Some(second))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 /// Any request; `Host`, `Content-Length` and `Connection: close` are added.

@@ -117,6 +117,15 @@ impl Kafka {
         self.topic(name)
     }
 
+    /// Creates a topic of one partition whose replicas are on these brokers.
+    pub(crate) async fn create_topic_on(&self, brokers: &[i32], name: &str, configs: &[(&str, &str)]) {
+        let assignment = [brokers];
+        let mut topic = NewTopic::new(name, 1, TopicReplication::Variable(&assignment));
+        topic.config = configs.to_vec();
+        let results = self.admin().create_topics([&topic], &admin_options()).await.unwrap();
+        results.into_iter().next().unwrap().unwrap();
+    }
+
     /// Deletes a topic.
     pub(crate) async fn delete_topic(&self, name: &str) {
         let results = self.admin().delete_topics(&[name], &admin_options()).await.unwrap();

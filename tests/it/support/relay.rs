@@ -211,6 +211,7 @@ impl Drop for Relay {
             #[allow(clippy::print_stderr, reason = "why a test failed is mostly in here")]
             {
                 eprintln!("--- last words of the relay\n{}\n---", last.join("\n"));
+                eprintln!("{}\n---", http::get_at_once(self.admin, "/status").unwrap_or_default());
             }
         }
     }

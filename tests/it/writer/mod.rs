@@ -5,6 +5,7 @@ mod events;
 mod hardship;
 mod openapi;
 mod orders;
+mod probes;
 mod requests;
 
 use std::net::{Ipv4Addr, SocketAddr};

@@ -161,7 +161,12 @@ async fn with_a_token_all_but_the_probes_want_it() {
     }
     for path in ["/health", "/ready"] {
         assert_eq!(service.get(path).await.status, 200);
+        let answer = service.post(path, "{}").await;
+        refused(&answer, 405, "method_not_allowed");
+        assert_eq!(answer.header("allow"), Some("GET, HEAD"));
     }
+    let other = http::request(service.address, "DELETE", "/api/v1/orders", &[], "").await.unwrap();
+    refused(&other, 401, "unauthorized");
     let body = event("kind", "1", 1).to_string();
     let answer = service.post_with("/api/v1/events", &[("Authorization", "bearer sesame")], &body).await;
     assert_eq!(answer.status, 201);
