@@ -125,6 +125,14 @@ async fn ask(
     Err(Refused::Answered { status: status.as_u16(), what: format!("{url} answered {status}{said}") })
 }
 
+/// What `--admin-url` takes: a mistake in it is told before anything is asked.
+///
+/// # Errors
+/// How to write it.
+pub(super) fn base_url(text: &str) -> Result<String, String> {
+    uri(text).map(|_| text.to_owned())
+}
+
 fn uri(url: &str) -> Result<Uri, String> {
     let uri: Uri = url.parse().map_err(|error| format!("{error}"))?;
     if uri.scheme_str() != Some("http") || uri.authority().is_none() {

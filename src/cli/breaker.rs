@@ -13,7 +13,7 @@ pub(super) struct BreakerArgs {
     #[command(subcommand)]
     action: Action,
     /// The relay's admin server; by default on METRICS_HOST, at METRICS_PORT
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, value_name = "URL", value_parser = admin_client::base_url)]
     admin_url: Option<String>,
     #[command(flatten)]
     wait: WaitArgs,

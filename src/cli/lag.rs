@@ -10,6 +10,7 @@ use tokio_postgres::Client;
 use super::admin_client::{self, Refused};
 use super::connect;
 use super::output::{self, Format};
+use super::signals;
 use super::slot_words::{bytes, held_back, seconds, standing};
 use super::{Failure, OutputArgs, WaitArgs};
 use crate::config::{Config, units};
@@ -26,7 +27,7 @@ pub(super) struct LagArgs {
     interval: Duration,
     /// The relay's admin server, for the age of the oldest unconfirmed record; by default on METRICS_HOST,
     /// at METRICS_PORT
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = admin_client::base_url)]
     admin_url: Option<String>,
     #[command(flatten)]
     output: OutputArgs,
@@ -50,7 +51,7 @@ struct Lag {
 }
 
 pub(super) async fn run(args: &LagArgs, config: &Config) -> Result<(), Failure> {
-    let mut client = connect::postgres(&config.replication, "lag", args.wait.wait).await?;
+    let client = connect::postgres(&config.replication, "lag", args.wait.wait).await?;
     if !args.follow {
         let lag = look(&client, args, config).await?;
         return match args.output.output {
@@ -58,15 +59,20 @@ pub(super) async fn run(args: &LagArgs, config: &Config) -> Result<(), Failure> 
             Format::Table => output::print(&table(&lag)),
         };
     }
+    tokio::select! {
+        biased;
+        // Being interrupted is how this ends well, whatever is waited for.
+        interrupted = signals::interrupted() => interrupted,
+        followed = follow(client, args, config) => followed,
+    }
+}
+
+async fn follow(mut client: Client, args: &LagArgs, config: &Config) -> Result<(), Failure> {
     let mut ticks = interval(args.interval.max(Duration::from_millis(100)));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut screen = Screen { lines: 0, terminal: std::io::stdout().is_terminal() };
     loop {
-        tokio::select! {
-            // Being interrupted is how this ends well.
-            _ = tokio::signal::ctrl_c() => return Ok(()),
-            _ = ticks.tick() => {}
-        }
+        ticks.tick().await;
         // A server that restarts is waited for: whoever follows wants to see it come back.
         if client.is_closed() {
             tracing::warn!("lost the connection to Postgres, connecting again");

@@ -77,6 +77,9 @@ fn bad_usage_is_64() {
         &["txstream", "slot", "status", "--output", "xml"],
         &["txstream", "lag", "--wait", "30"],
         &["txstream", "completions", "cmd"],
+        &["txstream", "lag", "--admin-url", "localhost:9090"],
+        &["txstream", "breaker", "status", "--admin-url", "foo"],
+        &["txstream", "breaker", "status", "--admin-url", "https://h:1"],
     ] {
         match parse(arguments) {
             Err(failure) => {

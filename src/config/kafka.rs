@@ -38,7 +38,13 @@ pub(super) fn resolve(read: &mut Reader<'_>, app_name: &str, arguments: &[String
     set.extend(arguments.iter().filter_map(|argument| from_argument(read, argument)));
 
     let brokers = pick(read, &mut set, "KAFKA_BROKERS", BROKERS, brokers);
-    let client_id = take(&mut set, CLIENT_ID).map_or_else(|| app_name.to_owned(), |set| set.property.value);
+    let client_id = take(&mut set, CLIENT_ID).map_or_else(
+        || app_name.to_owned(),
+        |Set { property, source }| {
+            read.show(property.name, Some(property.value.clone()), source);
+            property.value
+        },
+    );
     let request_timeout = pick(read, &mut set, "KAFKA_TIMEOUT", REQUEST_TIMEOUT, |text| up_to(text, 900_000));
     let consumer = Group {
         id: pick(read, &mut set, "KAFKA_GROUP_ID", GROUP_ID, |text| Ok(text.to_owned())),

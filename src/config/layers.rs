@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::{fs, io};
 
-use super::variables::{self, ALIASES, Kind, PREFIXES, VARIABLES};
+use super::variables::{self, ALIASES, PREFIXES, VARIABLES};
 use super::{Source, Warning};
 
 /// What a person gave, before anything is understood.
@@ -224,7 +224,6 @@ fn nearest(name: &str) -> Option<String> {
     let files = VARIABLES.iter().filter_map(variables::Variable::file_name);
     VARIABLES
         .iter()
-        .filter(|variable| variable.kind != Kind::Ancestor)
         .map(|variable| variable.name.to_owned())
         .chain(files)
         .chain(ALIASES.iter().map(|(alias, _)| (*alias).to_owned()))

@@ -317,6 +317,9 @@ fn a_name_within_two_edits_of_ours_is_warned_about_without_its_value() {
         ("DATABASE_URI", Some("DATABASE_URL")),
         ("OUTBOX_TABLES", Some("OUTBOX_TABLE")),
         ("LOGGING_LEVL", Some("LOGGING_LEVEL")),
+        ("WORKER_INTERVL", Some("WORKER_INTERVAL")),
+        ("WORKER_MAX_RETRIS", Some("WORKER_MAX_RETRIES")),
+        ("WORKER_RETRY_DELY", Some("WORKER_RETRY_DELAY")),
         // Not close, or not ours.
         ("DB_PASS", None),
         ("KAFKA_HEAP_OPTS", None),
@@ -410,6 +413,7 @@ fn minus_x_beats_explicit_variables_which_beat_the_file_which_beats_defaults() {
     let (config, _) =
         loaded(&inputs(&[], &[file], "", &["linger.ms=1", "group.id=g", "session.timeout.ms=6000"]));
     assert_eq!(config.kafka.client_id, "file");
+    assert_eq!(shown(&config, "client.id"), ("file", "KAFKA_CONFIG_FILE"));
     assert_eq!(config.kafka.request_timeout, Duration::from_secs(7));
     assert_eq!(config.consumer.id, "g");
     assert_eq!(config.consumer.session_timeout, Duration::from_secs(6));

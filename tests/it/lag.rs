@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use crate::support::port::free_port;
 use crate::support::relay::binary;
 use crate::support::wait::SOON;
-use crate::support::{Outbox, eventually, http, run_cli};
+use crate::support::{Outbox, Postgres, Proxy, eventually, http, run_cli};
 
 #[tokio::test]
 async fn an_idle_relay_has_nothing_unconfirmed() {
@@ -135,4 +135,40 @@ async fn followed_it_shows_new_traffic_line_by_line_and_ends_well_when_interrupt
     let interrupt = format!("kill -INT {}", child.id().unwrap());
     assert!(Command::new("sh").args(["-c", &interrupt]).status().await.unwrap().success());
     assert_eq!(timeout(SOON, child.wait()).await.expect("it ends").unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_follower_that_waits_for_its_server_ends_well_when_told_to() {
+    let outbox = Outbox::with_slot().await;
+    for signal in ["INT", "TERM"] {
+        let proxy = Proxy::to(Postgres::shared().await.port()).await;
+        let mut child = Command::new(binary())
+            .args(["lag", "--follow", "--interval", "100ms"])
+            .env_clear()
+            .env("DATABASE_URL", outbox.database.url_through(proxy.port()))
+            .env("REPLICATION_SLOT", outbox.slot())
+            .env("METRICS_ENABLED", "false")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        timeout(SOON, lines.next_line()).await.expect("a first line").unwrap().unwrap();
+        proxy.refuse();
+        let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+        let lost = async {
+            while let Ok(Some(line)) = said.next_line().await {
+                if line.contains("connecting again") {
+                    return;
+                }
+            }
+            panic!("it ended");
+        };
+        timeout(SOON, lost).await.expect("it says that it connects again");
+        let kill = format!("kill -{signal} {}", child.id().unwrap());
+        assert!(Command::new("sh").args(["-c", &kill]).status().await.unwrap().success());
+        assert_eq!(timeout(SOON, child.wait()).await.expect("it ends").unwrap().code(), Some(0), "{signal}");
+    }
 }
