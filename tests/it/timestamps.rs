@@ -37,6 +37,7 @@ async fn records_that_waited_for_kafka_until_they_were_too_old_arrive_in_order()
     })
     .await;
     kafka.thaw().await;
+    topic.read_count(5).await;
     outbox.insert(&kind, "k", "5").await;
     let records = topic.read_count(6).await;
     let numbers: Vec<&str> = records.iter().map(|record| record.value_text()).collect();
