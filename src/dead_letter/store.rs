@@ -1,5 +1,6 @@
 //! Storing letters, and what a relay asks of the table.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,6 +10,9 @@ use tokio_postgres::types::{PgLsn, Type};
 use super::{Content, DeadLetterError, LOCALLY, Letter, TABLE, lock_key};
 use crate::outbox::Header;
 use crate::postgres::{Lsn, PgError};
+
+/// Longest name of a topic at Kafka.
+const LONGEST_TOPIC: usize = 249;
 
 /// Topic and key of records.
 pub type Key = (Arc<str>, Bytes);
@@ -99,7 +103,7 @@ struct Columns<'a> {
     row_ids: Vec<Option<String>>,
     commit_lsns: Vec<PgLsn>,
     ordinals: Vec<i64>,
-    topics: Vec<Option<&'a str>>,
+    topics: Vec<Option<Cow<'a, str>>>,
     keys: Vec<Option<&'a [u8]>>,
     payloads: Vec<Option<&'a [u8]>>,
     header_names: Vec<Option<String>>,
@@ -136,13 +140,23 @@ impl<'a> Columns<'a> {
             }
         };
         self.rows.push(row);
-        self.topics.push(record.map(|record| &*record.topic));
+        self.topics.push(record.map(|record| stored_topic(&record.topic)));
         self.keys.push(record.map(|record| &record.key[..]));
         self.payloads.push(record.and_then(|record| record.payload.as_deref()));
         self.header_names.push(record.map(|record| names(&record.headers)));
         self.header_values.push(record.map(|record| values(&record.headers)));
         self.event_types.push(record.map(|record| text(&String::from_utf8_lossy(&record.event_type))));
     }
+}
+
+/// A topic's name as the table has it. A name that is too long for any topic is cut: an index holds it, and
+/// takes no more than a third of a page. The mark at its end is in no topic's name either, so such letters are
+/// never taken for those of a topic; two names that begin alike share theirs, none of which can be published.
+fn stored_topic(name: &str) -> Cow<'_, str> {
+    if name.len() <= LONGEST_TOPIC {
+        return Cow::Borrowed(name);
+    }
+    Cow::Owned(format!("{}\u{2026}", &name[..name.floor_char_boundary(LONGEST_TOPIC)]))
 }
 
 /// Text that Postgres takes.
@@ -194,7 +208,7 @@ pub async fn look(client: &Client, slot: &str, keys: &[Key]) -> Result<Look, Dea
     let failed = |source| PgError::statement(DOING, source);
     let row = client.query_typed_one(REPLAYING, &[(&lock_key(slot), Type::INT8)]).await.map_err(failed)?;
     let replaying: bool = row.try_get(0).map_err(failed)?;
-    let topics: Vec<&str> = keys.iter().map(|(topic, _)| &**topic).collect();
+    let topics: Vec<Cow<'_, str>> = keys.iter().map(|(topic, _)| stored_topic(topic)).collect();
     let bytes: Vec<&[u8]> = keys.iter().map(|(_, key)| &key[..]).collect();
     let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 3] =
         [(&slot, Type::TEXT), (&topics, Type::TEXT_ARRAY), (&bytes, Type::BYTEA_ARRAY)];
@@ -292,6 +306,17 @@ pub async fn counts(client: &Client, slot: &str) -> Result<Vec<(String, u64)>, D
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_that_no_topic_can_have_is_cut_to_what_an_index_takes_and_stays_no_topics_name() {
+        let longest = "t".repeat(249);
+        assert_eq!(stored_topic(&longest), longest, "a topic's name is stored as it is");
+        assert_eq!(stored_topic(&format!("{longest}t")), format!("{longest}\u{2026}"));
+        let wide = format!("t{}", "\u{20AC}".repeat(4000));
+        let cut = stored_topic(&wide);
+        assert_eq!(*cut, format!("t{}\u{2026}", "\u{20AC}".repeat(82)), "at the end of a character");
+        assert_eq!(stored_topic(&cut), cut, "a parked key that is read back is the one that was stored");
+    }
 
     #[test]
     fn headers_become_the_text_of_an_array() {

@@ -76,6 +76,8 @@ mod structure;
 /// Records that waited for Kafka until their timestamp was too old for it.
 mod timestamps;
 mod tls;
+/// A row that no topic can take.
+mod unpublishable;
 /// `verify`: the topics beside the table.
 mod verify;
 /// Where it must not say that all is well.
