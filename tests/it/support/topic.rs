@@ -83,6 +83,9 @@ impl Topic {
             .set("enable.partition.eof", "true")
             .set("fetch.wait.max.ms", "50")
             .set("reconnect.backoff.max.ms", "500")
+            // A partition that was without a leader for a moment is not asked for again until then, 5 minutes
+            // unless set.
+            .set("topic.metadata.refresh.interval.ms", "1000")
             .create()
             .unwrap();
         let (assigned, at_end, partitions, records) = (false, HashSet::new(), 0, Vec::new());
