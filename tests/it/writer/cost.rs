@@ -73,7 +73,8 @@ async fn clients_that_vanish_at_any_moment_leave_nothing_half_stored_and_no_desc
     .await;
     assert_eq!(service.database.value::<i64>(halves).await, 0);
     let stored = service.count("orders").await;
-    assert!((2..30).contains(&stored), "of those who said everything some were stored: {stored}");
+    // One at least is the first. Whoever goes at once may be gone before it is read.
+    assert!((1..30).contains(&stored), "only of those who said everything any were stored: {stored}");
     // What the pool keeps idle, and this scrape.
     eventually(SOON, "no descriptor is left open", async || {
         (descriptors(&service) <= before + 6).then_some(())
