@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -13,6 +13,9 @@ use super::wait::{SOON, eventually};
 
 /// Records taken in before anything else gets a turn.
 const AT_ONCE: usize = 50_000;
+
+/// A consumer that gave nothing for so long is replaced.
+const STALE: Duration = Duration::from_secs(10);
 
 /// A record as a consumer sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,8 +67,11 @@ impl<W: fmt::Display> fmt::Display for OfTopic<W> {
 /// A reader of one topic from its beginning. It remembers what it read, in the order it came:
 /// partition by partition in order of offset, partitions interleaved.
 pub(crate) struct Topic {
+    bootstrap: String,
     name: String,
     consumer: BaseConsumer,
+    /// When something came from it, or it was made.
+    came: Instant,
     assigned: bool,
     at_end: HashSet<i32>,
     partitions: usize,
@@ -75,21 +81,10 @@ pub(crate) struct Topic {
 impl Topic {
     /// A reader of that topic of a broker.
     pub(crate) fn new(bootstrap: &str, name: &str) -> Self {
-        let consumer = ClientConfig::new()
-            .set("bootstrap.servers", bootstrap)
-            // A group is required by the API, never joined.
-            .set("group.id", "txstream-test")
-            .set("enable.auto.commit", "false")
-            .set("enable.partition.eof", "true")
-            .set("fetch.wait.max.ms", "50")
-            .set("reconnect.backoff.max.ms", "500")
-            // A partition that was without a leader for a moment is not asked for again until then, 5 minutes
-            // unless set.
-            .set("topic.metadata.refresh.interval.ms", "1000")
-            .create()
-            .unwrap();
+        let consumer = consumer(bootstrap);
         let (assigned, at_end, partitions, records) = (false, HashSet::new(), 0, Vec::new());
-        Self { name: name.to_owned(), consumer, assigned, at_end, partitions, records }
+        let (bootstrap, name, came) = (bootstrap.to_owned(), name.to_owned(), Instant::now());
+        Self { bootstrap, name, consumer, came, assigned, at_end, partitions, records }
     }
 
     /// The topic's name.
@@ -164,10 +159,18 @@ impl Topic {
         if !self.assigned && !self.assign()? {
             return Some(false);
         }
+        // One that a broker stood still under may stand still for good; whoever comes anew reads on.
+        if self.came.elapsed() > STALE {
+            (self.consumer, self.came) = (consumer(&self.bootstrap), Instant::now());
+            self.rewind_to_position();
+        }
         for _ in 0..AT_ONCE {
             let Some(polled) = self.consumer.poll(Duration::ZERO) else { break };
             match polled {
-                Ok(message) => self.records.push(record(&message)),
+                Ok(message) => {
+                    self.came = Instant::now();
+                    self.records.push(record(&message));
+                }
                 Err(KafkaError::PartitionEOF(partition)) => {
                     self.at_end.insert(partition);
                 }
@@ -220,6 +223,22 @@ impl Topic {
         }
         self.consumer.assign(&list).unwrap();
     }
+}
+
+fn consumer(bootstrap: &str) -> BaseConsumer {
+    ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        // A group is required by the API, never joined.
+        .set("group.id", "txstream-test")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
+        .set("fetch.wait.max.ms", "50")
+        .set("reconnect.backoff.max.ms", "500")
+        // A partition that was without a leader for a moment is not asked for again until then, 5 minutes
+        // unless set.
+        .set("topic.metadata.refresh.interval.ms", "1000")
+        .create()
+        .unwrap()
 }
 
 fn record(message: &BorrowedMessage<'_>) -> Record {
