@@ -212,20 +212,25 @@ async fn a_record_that_failed_more_often_than_it_may_halts_by_name_and_arrives_o
     assert_eq!(outbox.all_arrive(&mut topic).await.rows, 1);
 }
 
+/// A row that says it is a year old.
+async fn insert_last_year(outbox: &Outbox, n: u32) {
+    outbox
+        .database
+        .exec(&format!(
+            "insert into outbox (aggregatetype, aggregateid, type, payload, \"timestamp\")
+                 values ('{}', 'k', 'T', '{{\"n\": {n}}}', now() - interval '1 year')",
+            outbox.aggregate_type
+        ))
+        .await;
+}
+
 #[tokio::test]
 async fn the_kafka_timestamp_is_the_time_of_publishing_not_that_of_the_row() {
     let kafka = Kafka::shared().await;
     let outbox = Outbox::new(Postgres::shared().await).await;
     let _relay = outbox.relay(kafka.bootstrap(), &[]).await;
     outbox.insert("k", 1).await;
-    outbox
-        .database
-        .exec(&format!(
-            "insert into outbox (aggregatetype, aggregateid, type, payload, \"timestamp\")
-                 values ('{}', 'k', 'T', '{{\"n\": 2}}', now() - interval '1 year')",
-            outbox.aggregate_type
-        ))
-        .await;
+    insert_last_year(&outbox, 2).await;
     // A broker would delete a record of last year at once.
     let mut topic = outbox.topic(kafka);
     let records = topic.read_count(2).await;
@@ -242,14 +247,7 @@ async fn a_row_of_last_year_outlives_the_retention_of_its_topic() {
     let outbox = Outbox::new(Postgres::shared().await).await;
     kafka.create_topic(&outbox.topic_name(), 1, &hour).await;
     let _relay = outbox.relay(kafka.bootstrap(), &[]).await;
-    outbox
-        .database
-        .exec(&format!(
-            "insert into outbox (aggregatetype, aggregateid, type, payload, \"timestamp\")
-                 values ('{}', 'k', 'T', '{{\"n\": 1}}', now() - interval '1 year')",
-            outbox.aggregate_type
-        ))
-        .await;
+    insert_last_year(&outbox, 1).await;
     outbox.confirmed().await;
     // The broker goes over all topics in turn: when a second record with the row's time is gone, that
     // began after the first one was, it has been over the relay's topic in between.

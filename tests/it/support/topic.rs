@@ -1,6 +1,6 @@
 //! Reading a topic, by assignment: no consumer group, no offset committed.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -76,6 +76,8 @@ pub(crate) struct Topic {
     assigned: bool,
     at_end: HashSet<i32>,
     partitions: usize,
+    /// Where each partition is read on, once something of it came.
+    next: HashMap<i32, i64>,
     records: Vec<Record>,
 }
 
@@ -83,9 +85,10 @@ impl Topic {
     /// A reader of that topic of a broker.
     pub(crate) fn new(bootstrap: &str, name: &str) -> Self {
         let consumer = consumer(bootstrap);
-        let (assigned, at_end, partitions, records) = (false, HashSet::new(), 0, Vec::new());
+        let (assigned, at_end, partitions) = (false, HashSet::new(), 0);
+        let (next, records) = (HashMap::new(), Vec::new());
         let (bootstrap, name, came) = (bootstrap.to_owned(), name.to_owned(), Instant::now());
-        Self { bootstrap, name, consumer, came, assigned, at_end, partitions, records }
+        Self { bootstrap, name, consumer, came, assigned, at_end, partitions, next, records }
     }
 
     /// The topic's name.
@@ -170,6 +173,7 @@ impl Topic {
             match polled {
                 Ok(message) => {
                     self.came = Instant::now();
+                    self.next.insert(message.partition(), message.offset() + 1);
                     self.records.push(record(&message));
                 }
                 Err(KafkaError::PartitionEOF(partition)) => {
@@ -213,13 +217,7 @@ impl Topic {
         }
         let mut list = TopicPartitionList::new();
         for partition in 0..i32::try_from(self.partitions).unwrap() {
-            let last = self
-                .records
-                .iter()
-                .filter(|record| record.partition == partition)
-                .map(|record| record.offset)
-                .max();
-            let offset = last.map_or(Offset::Beginning, |last| Offset::Offset(last + 1));
+            let offset = self.next.get(&partition).map_or(Offset::Beginning, |next| Offset::Offset(*next));
             list.add_partition_offset(&self.name, partition, offset).unwrap();
         }
         self.consumer.assign(&list).unwrap();

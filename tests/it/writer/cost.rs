@@ -58,6 +58,13 @@ async fn clients_that_vanish_at_any_moment_leave_nothing_half_stored_and_no_desc
             .write_all(&whole.as_bytes()[..(whole.len() * n / (CLIENTS - 20)).min(whole.len())])
             .await
             .unwrap();
+        if n == CLIENTS {
+            // Whoever goes at once may be gone before it is read; the last one is not.
+            eventually(SOON, "one that said everything is stored", async || {
+                (service.count("orders").await >= 2).then_some(())
+            })
+            .await;
+        }
         if n % 2 == 0 {
             // Not by closing, but by a reset.
             SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
@@ -73,8 +80,7 @@ async fn clients_that_vanish_at_any_moment_leave_nothing_half_stored_and_no_desc
     .await;
     assert_eq!(service.database.value::<i64>(halves).await, 0);
     let stored = service.count("orders").await;
-    // One at least is the first. Whoever goes at once may be gone before it is read.
-    assert!((1..30).contains(&stored), "only of those who said everything any were stored: {stored}");
+    assert!((2..30).contains(&stored), "of those who said everything some were stored: {stored}");
     // What the pool keeps idle, and this scrape.
     eventually(SOON, "no descriptor is left open", async || {
         (descriptors(&service) <= before + 6).then_some(())
