@@ -143,7 +143,13 @@ async fn list(
     limit: i64,
     format: Format,
 ) -> Result<(), Failure> {
-    let entries = select::list(client, slot, selection, limit).await.map_err(failure)?;
+    let (entries, more) = oldest(client, slot, selection, limit).await?;
+    if more {
+        output::note(&format!(
+            "there are more dead letters than the {} listed; --limit COUNT lists more, --id or --key with --topic some",
+            entries.len()
+        ));
+    }
     if format == Format::Json {
         return output::print_json(&entries.iter().map(as_json).collect::<Vec<_>>());
     }
@@ -171,6 +177,20 @@ async fn list(
     let shown = entries.len() as u64;
     let more = if extent.letters > shown { format!(", the oldest {shown} shown") } else { String::new() };
     output::print(&format!("{}{more}", describe(extent)))
+}
+
+/// The oldest letters, and whether there are more.
+async fn oldest(
+    client: &Client,
+    slot: &str,
+    selection: &Selection,
+    most: i64,
+) -> Result<(Vec<Entry>, bool), Failure> {
+    let mut entries = select::list(client, slot, selection, most.saturating_add(1)).await.map_err(failure)?;
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    let more = entries.len() > most;
+    entries.truncate(most);
+    Ok((entries, more))
 }
 
 /// An entry for programs.
@@ -207,9 +227,15 @@ fn describe(extent: Extent) -> String {
 const MOST_SHOWN: i64 = 100;
 
 async fn show(client: &Client, slot: &str, selection: &Selection, format: Format) -> Result<(), Failure> {
-    let entries = select::list(client, slot, selection, MOST_SHOWN).await.map_err(failure)?;
+    let (entries, more) = oldest(client, slot, selection, MOST_SHOWN).await?;
     if entries.is_empty() {
         return Err(none(slot));
+    }
+    if more {
+        output::note(&format!(
+            "there are more dead letters than the {MOST_SHOWN} shown; txstream dead-letter list has all their ids, and \
+             show --id ID shows any of them"
+        ));
     }
     let mut shown = Vec::new();
     for entry in &entries {

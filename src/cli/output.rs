@@ -59,6 +59,12 @@ pub(crate) fn print(result: &impl std::fmt::Display) -> Result<(), Failure> {
     }
 }
 
+/// Says something beside the result, which stays what programs read.
+pub(crate) fn note(text: &str) {
+    // Whoever closed stderr does not want to know.
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 /// Prints a value as JSON, indented.
 ///
 /// # Errors

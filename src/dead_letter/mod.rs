@@ -5,10 +5,13 @@
 //! are the only ones who delete them. So a relay that sees no letter of a key in the table knows that all
 //! of them are in Kafka or were given up, and may let the key flow again.
 //!
-//! - [`store`]: storing letters, and what a relay asks of the table.
+//! - [`store`]: storing letters.
+//! - [`ask`]: what a relay asks of the table.
 //! - [`select`]: what people ask of it: list, show, delete.
 //! - [`replay`]: letters back to Kafka, in order.
 
+pub mod ask;
+mod refusal;
 pub mod replay;
 pub mod select;
 pub mod store;
@@ -24,6 +27,10 @@ use crate::postgres::{Lsn, PgError, locks};
 
 /// Where letters live.
 pub const TABLE: &str = "public.txstream_dead_letter";
+
+/// What helps where the table does not take a letter.
+const MEND_TABLE: &str = "make public.txstream_dead_letter take it: drop the constraint or trigger that the text names and \
+     txstream migrate up did not make; a database encoding other than UTF8 lacks characters";
 
 /// Every write commits locally, whatever the server, database or role sets: `off` could lose it after the
 /// LSN passed it, `on` could wait for a synchronous standby.
@@ -129,6 +136,16 @@ pub enum DeadLetterError {
         /// The role we are connected as.
         role: String,
     },
+    /// The table does not take a letter, and never will as it is.
+    #[error("{TABLE} does not take a dead letter: {message} (SQLSTATE {sqlstate})")]
+    Refused {
+        /// Its place among those that were to be stored.
+        place: usize,
+        /// Why.
+        sqlstate: String,
+        /// In the server's words, without any value.
+        message: String,
+    },
     /// Anything else.
     #[error(transparent)]
     Pg(#[from] PgError),
@@ -142,6 +159,7 @@ impl DeadLetterError {
             Self::NoRight { role } => {
                 format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {TABLE} TO {};", escape_identifier(role))
             }
+            Self::Refused { .. } => MEND_TABLE.to_owned(),
             Self::Pg(error) => error.hint().unwrap_or_else(|| "see the server's log".to_owned()),
         }
     }

@@ -1,54 +1,92 @@
-//! Storing letters, and what a relay asks of the table.
+//! Storing letters, and when they are stored for good.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio_postgres::Client;
 use tokio_postgres::types::{PgLsn, Type};
 
-use super::{Content, DeadLetterError, LOCALLY, Letter, TABLE, lock_key};
+use super::{Content, DeadLetterError, LOCALLY, Letter, TABLE, refusal};
 use crate::outbox::Header;
 use crate::postgres::{Lsn, PgError};
 
 /// Longest name of a topic at Kafka.
 const LONGEST_TOPIC: usize = 249;
 
-/// Topic and key of records.
-pub type Key = (Arc<str>, Bytes);
-
-/// The keys of which the table holds letters.
-///
-/// # Errors
-/// [`DeadLetterError`].
-pub async fn parked_keys(client: &Client, slot: &str) -> Result<Vec<Key>, DeadLetterError> {
-    const DOING: &str = "read the parked keys";
-    const SQL: &str = "select distinct topic, key from public.txstream_dead_letter
-                        where slot = $1 and topic is not null";
-    let rows = match client.query_typed(SQL, &[(&slot, Type::TEXT)]).await {
-        Ok(rows) => rows,
-        Err(error) => return Err(DeadLetterError::of(client, DOING, error).await),
-    };
-    let key = |row: &tokio_postgres::Row| {
-        let (topic, key): (&str, &[u8]) = (row.try_get(0)?, row.try_get(1)?);
-        Ok((Arc::from(topic), Bytes::copy_from_slice(key)))
-    };
-    let keys: Result<_, tokio_postgres::Error> = rows.iter().map(key).collect();
-    Ok(keys.map_err(|source| PgError::statement(DOING, source))?)
-}
-
 /// Stores letters for good, all or none; one that is stored already only gets a new number. Answers
 /// whether `instance` still holds the slot, as the checkpoint row has it: one that was replaced must not
 /// store what its successor may have published.
 ///
 /// # Errors
-/// [`DeadLetterError`].
+/// [`DeadLetterError`]; [`DeadLetterError::Refused`] names the first letter that the table does not take.
 pub async fn store(
     client: &Client,
     slot: &str,
     instance: &str,
     letters: &[Letter],
 ) -> Result<bool, DeadLetterError> {
+    match insert(client, slot, instance, letters).await {
+        Ok(rows) => Ok(rows == letters.len() as u64),
+        Err(error) if letters.len() > 1 && refusal::is_for_good(&error) => {
+            one_by_one(client, slot, instance, letters).await
+        }
+        Err(error) => Err(failed(client, 0, error).await),
+    }
+}
+
+/// The same with a statement for each letter, since one that fails does not say which letter it fails for.
+async fn one_by_one(
+    client: &Client,
+    slot: &str,
+    instance: &str,
+    letters: &[Letter],
+) -> Result<bool, DeadLetterError> {
+    let control = async |sql| {
+        client.batch_execute(sql).await.map_err(|source| PgError::statement("store dead letters", source))
+    };
+    control("begin").await?;
+    for (place, letter) in letters.iter().enumerate() {
+        match insert(client, slot, instance, std::slice::from_ref(letter)).await {
+            Ok(1) => {}
+            Ok(_) => {
+                control("rollback").await?;
+                return Ok(false);
+            }
+            Err(error) => {
+                control("rollback").await?;
+                return Err(failed(client, place, error).await);
+            }
+        }
+    }
+    match client.batch_execute("commit").await {
+        Ok(()) => Ok(true),
+        // A constraint that is looked at only now names no letter: the first stands for all.
+        Err(error) => Err(failed(client, 0, error).await),
+    }
+}
+
+/// What a statement's failure means that stores the letter at `place`, or others behind it too.
+async fn failed(client: &Client, place: usize, error: tokio_postgres::Error) -> DeadLetterError {
+    if let Some(refusal) = refusal::of(place, &error) {
+        return refusal;
+    }
+    let tables = [TABLE, "public.txstream_checkpoint"];
+    match DeadLetterError::of_tables(client, "store dead letters", &tables, error).await {
+        // What a trigger says in detail may be the row.
+        DeadLetterError::Pg(PgError::Server { doing, replication_command, mut error }) => {
+            error.detail = None;
+            PgError::Server { doing, replication_command, error }.into()
+        }
+        other => other,
+    }
+}
+
+/// One statement; how many letters it stored.
+async fn insert(
+    client: &Client,
+    slot: &str,
+    instance: &str,
+    letters: &[Letter],
+) -> Result<u64, tokio_postgres::Error> {
     let columns = Columns::of(letters);
     // Locked for sharing: whoever takes the slot over waits for this statement, or this one sees him.
     let sql = format!(
@@ -65,7 +103,7 @@ pub async fn store(
                          header_values, event_type, columns, reason, error)
          on conflict (slot, commit_lsn, ordinal, md5(coalesce(row_id, ''))) do update set seq = default"
     );
-    let stored = client
+    client
         .execute_typed(
             &sql,
             &[
@@ -86,14 +124,7 @@ pub async fn store(
                 (&columns.errors, Type::TEXT_ARRAY),
             ],
         )
-        .await;
-    match stored {
-        Ok(rows) => Ok(rows == letters.len() as u64),
-        Err(error) => {
-            let tables = [TABLE, "public.txstream_checkpoint"];
-            Err(DeadLetterError::of_tables(client, "store dead letters", &tables, error).await)
-        }
-    }
+        .await
 }
 
 /// Letters by column.
@@ -152,7 +183,7 @@ impl<'a> Columns<'a> {
 /// A topic's name as the table has it. A name that is too long for any topic is cut: an index holds it, and
 /// takes no more than a third of a page. The mark at its end is in no topic's name either, so such letters are
 /// never taken for those of a topic; two names that begin alike share theirs, none of which can be published.
-fn stored_topic(name: &str) -> Cow<'_, str> {
+pub(super) fn stored_topic(name: &str) -> Cow<'_, str> {
     if name.len() <= LONGEST_TOPIC {
         return Cow::Borrowed(name);
     }
@@ -183,48 +214,6 @@ fn values(headers: &[Header]) -> String {
     format!("{{{}}}", headers.iter().map(hex).collect::<Vec<_>>().join(","))
 }
 
-/// What a look at the table found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Look {
-    /// Those of the keys asked for of which the table holds no letter.
-    pub gone: Vec<Key>,
-    /// Somebody replays or discards letters right now.
-    pub replaying: bool,
-}
-
-/// Looks whether the table still holds letters of these keys.
-///
-/// # Errors
-/// [`DeadLetterError`].
-pub async fn look(client: &Client, slot: &str, keys: &[Key]) -> Result<Look, DeadLetterError> {
-    const DOING: &str = "look at the dead letters";
-    // Two statements: whether someone replays is asked first, so that the end of a replay that is not
-    // seen here has its deletions seen there.
-    const REPLAYING: &str = "select not pg_catalog.pg_try_advisory_xact_lock_shared($1)";
-    const GONE: &str = "select k.place
-           from unnest($2, $3) with ordinality as k(topic, key, place)
-          where not exists (select from public.txstream_dead_letter l
-                             where l.slot = $1 and l.topic = k.topic and md5(l.key) = md5(k.key) and l.key = k.key)";
-    let failed = |source| PgError::statement(DOING, source);
-    let row = client.query_typed_one(REPLAYING, &[(&lock_key(slot), Type::INT8)]).await.map_err(failed)?;
-    let replaying: bool = row.try_get(0).map_err(failed)?;
-    let topics: Vec<Cow<'_, str>> = keys.iter().map(|(topic, _)| stored_topic(topic)).collect();
-    let bytes: Vec<&[u8]> = keys.iter().map(|(_, key)| &key[..]).collect();
-    let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 3] =
-        [(&slot, Type::TEXT), (&topics, Type::TEXT_ARRAY), (&bytes, Type::BYTEA_ARRAY)];
-    let rows = match client.query_typed(GONE, &parameters).await {
-        Ok(rows) => rows,
-        Err(error) => return Err(DeadLetterError::of(client, DOING, error).await),
-    };
-    let mut gone = Vec::new();
-    for row in rows {
-        let place: i64 = row.try_get(0).map_err(failed)?;
-        let index = usize::try_from(place - 1).unwrap_or(usize::MAX);
-        gone.extend(keys.get(index).cloned());
-    }
-    Ok(Look { gone, replaying })
-}
-
 /// Where the server's WAL ends: behind everything that is committed.
 ///
 /// # Errors
@@ -235,36 +224,6 @@ pub async fn wal_position(client: &Client) -> Result<Lsn, DeadLetterError> {
         client.query_typed_one("select pg_catalog.pg_current_wal_insert_lsn()", &[]).await.map_err(failed)?;
     let position: PgLsn = row.try_get(0).map_err(failed)?;
     Ok(Lsn(u64::from(position)))
-}
-
-/// Letters whose places lie beyond the end of the server's WAL: another WAL gave them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Beyond {
-    /// How many.
-    pub letters: u64,
-    /// The end of the server's WAL.
-    pub end: Lsn,
-}
-
-/// The letters of a slot beyond the end of the server's WAL, if there are any.
-///
-/// # Errors
-/// [`DeadLetterError`].
-pub async fn beyond(client: &Client, slot: &str) -> Result<Option<Beyond>, DeadLetterError> {
-    const DOING: &str = "look where the dead letters stand";
-    const SQL: &str = "with now as materialized (select pg_catalog.pg_current_wal_insert_lsn() as lsn)
-         select count(l.seq), now.lsn
-           from now left join public.txstream_dead_letter l on l.slot = $1 and l.commit_lsn > now.lsn
-          group by now.lsn";
-    let row = match client.query_typed_one(SQL, &[(&slot, Type::TEXT)]).await {
-        Ok(row) => row,
-        Err(error) => return Err(DeadLetterError::of(client, DOING, error).await),
-    };
-    let failed = |source| PgError::statement(DOING, source);
-    let letters: i64 = row.try_get(0).map_err(failed)?;
-    let end: PgLsn = row.try_get(1).map_err(failed)?;
-    let beyond = Beyond { letters: letters.cast_unsigned(), end: Lsn(u64::from(end)) };
-    Ok((letters > 0).then_some(beyond))
 }
 
 /// Whether the standbys whose slots `synchronized_standby_slots` names have the WAL up to `position`.
@@ -282,29 +241,12 @@ pub async fn standbys_have(client: &Client, position: Lsn) -> Result<bool, DeadL
     Ok(row.try_get(0).map_err(failed)?)
 }
 
-/// How many letters each topic has; rows that have none go by `other`.
-///
-/// # Errors
-/// [`DeadLetterError`].
-pub async fn counts(client: &Client, slot: &str) -> Result<Vec<(String, u64)>, DeadLetterError> {
-    const DOING: &str = "count the dead letters";
-    const SQL: &str = "select coalesce(topic, 'other'), count(*) from public.txstream_dead_letter
-                        where slot = $1 group by 1";
-    let rows = match client.query_typed(SQL, &[(&slot, Type::TEXT)]).await {
-        Ok(rows) => rows,
-        Err(error) => return Err(DeadLetterError::of(client, DOING, error).await),
-    };
-    let failed = |source| PgError::statement(DOING, source);
-    let mut counts = Vec::new();
-    for row in rows {
-        let count: i64 = row.try_get(1).map_err(failed)?;
-        counts.push((row.try_get(0).map_err(failed)?, count.cast_unsigned()));
-    }
-    Ok(counts)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+
     use super::*;
 
     #[test]

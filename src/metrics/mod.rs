@@ -318,6 +318,15 @@ impl Metrics {
         *shown = topics;
     }
 
+    /// The dead letters cannot be counted now: what was counted stays. If nothing ever was, there is no number,
+    /// and certainly not the 0 of the start.
+    pub fn dead_letters_uncounted(&self) {
+        if locked(&self.dead_letter_topics).is_empty() {
+            // It fails only where the series is gone already.
+            let _ = self.dead_letters.remove_label_values(&[OTHER]);
+        }
+    }
+
     /// `count` more of something were left out on purpose.
     pub fn ignored(&self, what: Ignored, count: u64) {
         self.ignored.with_label_values(&[what.label()]).inc_by(count);

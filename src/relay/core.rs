@@ -140,6 +140,8 @@ pub(super) struct Core {
     wants_limit_since: Option<Instant>,
     /// Why nothing more is handed over: the record that Kafka refused stays the oldest of its key.
     refused: Option<Refused>,
+    /// A letter that its table never takes.
+    unstorable: Option<Halt>,
     fatal: Option<String>,
 }
 
@@ -165,6 +167,7 @@ impl Core {
             full_until: None,
             wants_limit_since: None,
             refused: None,
+            unstorable: None,
             fatal: None,
             settings,
         }
@@ -264,7 +267,7 @@ impl Core {
 
     /// Whether more WAL may be read: backpressure reaches the walsender through TCP.
     pub(super) fn may_read(&self) -> bool {
-        self.refused.is_none()
+        self.refused().is_none()
             && self.budget.has_room()
             && self.ledger.oldest().is_none_or(|oldest| oldest.resolved_behind < MAX_RESOLVED_BEHIND)
     }
@@ -283,7 +286,7 @@ impl Core {
         self.breaker.tick(self.rounds.oldest().or(self.wants_limit_since), now);
         let Self { parking, ledger, routes, .. } = self;
         parking.settle(ledger, |route| (route != NO_ROUTE).then(|| routes[route as usize].topic));
-        if self.refused.is_some() {
+        if self.refused().is_some() {
             return Vec::new();
         }
         let scheduled = self.topics.schedule(&mut self.backoff, now);
@@ -301,7 +304,7 @@ impl Core {
 
     /// Why the relay halts, once nothing is outstanding.
     pub(super) fn refused(&self) -> Option<&Halt> {
-        self.refused.as_ref().map(|refused| &refused.halt)
+        self.unstorable.as_ref().or(self.refused.as_ref().map(|refused| &refused.halt))
     }
 
     /// Why the session ends at once.

@@ -12,9 +12,12 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::backoff::Backoff;
 use super::core::Core;
+use super::halt::Halt;
 use super::parking::Parked;
 use super::preflight::{self, Server};
-use crate::dead_letter::store::{self, Key, Look};
+use super::refusal;
+use crate::dead_letter::ask::{self, Key, Look};
+use crate::dead_letter::store;
 use crate::dead_letter::{DeadLetterError, Letter};
 use crate::postgres::sql::SqlConn;
 use crate::postgres::{ConnInfo, Lsn, PgError};
@@ -32,6 +35,12 @@ const HOLD_IN_REPLAY: Duration = Duration::from_secs(2);
 /// How often letters are counted, and how much of the time that may take: the table can be large.
 const COUNT_EVERY: Duration = Duration::from_secs(2);
 const COUNT_SHARE: u32 = 20;
+
+/// A count holds back letters that are to be stored, and with them the confirmed LSN: the server gives it up.
+const COUNT_LIMIT: Duration = Duration::from_secs(3);
+
+/// How soon a count is tried again that was given up: the table does not get small in a moment.
+const COUNT_AGAIN: Duration = Duration::from_secs(600);
 
 /// How often a trouble is mentioned again.
 const SAY_EVERY: Duration = Duration::from_secs(10);
@@ -64,15 +73,26 @@ pub(super) enum Answer {
     Stored,
     /// Another instance has taken the slot over; nothing was stored.
     Replaced,
+    /// The table does not take a letter and never will; nothing was stored.
+    Refused(Halt),
     /// The task that carries orders out has ended, which it should not.
     Gone,
     /// What the table holds.
     Looked {
         /// Keys without letters, and whether someone replays.
         look: Look,
-        /// Letters by topic, if they were counted, and how long that took.
-        counts: Option<(Vec<(String, u64)>, Duration)>,
+        /// Letters by topic, if they were to be counted.
+        counts: Option<Counted>,
     },
+}
+
+/// What came of counting letters.
+#[derive(Debug)]
+pub(super) struct Counted {
+    /// Letters by topic; none if there are too many to be counted within [`COUNT_LIMIT`].
+    pub(super) by_topic: Option<Vec<(String, u64)>>,
+    /// How long it took.
+    took: Duration,
 }
 
 /// The loop's side of the desk.
@@ -85,6 +105,8 @@ pub(super) struct LetterDesk {
     count_at: Instant,
     /// The table may hold letters.
     holds_letters: bool,
+    /// The last count was given up.
+    uncounted: bool,
     hold: Hold,
 }
 
@@ -125,7 +147,16 @@ impl LetterDesk {
         let (done, answers) = mpsc::channel(1);
         tokio::spawn(serve(sender, to_do, done));
         let now = Instant::now();
-        Self { orders, answers, under_way: None, look_at: now, count_at: now, holds_letters, hold: Hold::No }
+        Self {
+            orders,
+            answers,
+            under_way: None,
+            look_at: now,
+            count_at: now,
+            holds_letters,
+            uncounted: false,
+            hold: Hold::No,
+        }
     }
 
     /// Orders what is due: letters to be stored, or a look.
@@ -172,21 +203,42 @@ impl LetterDesk {
         self.answers.recv().await.unwrap_or(Answer::Gone)
     }
 
-    /// Takes note of an answer; returns the letters that were under way.
+    /// Takes note of an answer; returns the letters that were under way. Those that the table refuses stay so:
+    /// what is behind them must not be stored before them, nor may a key flow again meanwhile.
     pub(super) fn done(&mut self, answer: &Answer, core: &Core, now: Instant) -> Vec<Parked> {
         match answer {
             Answer::Stored => self.holds_letters = true,
             Answer::Replaced | Answer::Gone => {}
+            Answer::Refused(_) => return Vec::new(),
             Answer::Looked { look, counts } => {
                 self.look_at = now + if look.replaying { LOOK_EVERY_IN_REPLAY } else { LOOK_EVERY };
                 self.hold = self.hold.next(look.replaying, core.has_letters(), now);
-                if let Some((counts, took)) = counts {
-                    self.count_at = now + COUNT_EVERY.max(*took * COUNT_SHARE);
-                    self.holds_letters = !counts.is_empty();
+                if let Some(counted) = counts {
+                    self.counted(counted, now);
                 }
             }
         }
         self.under_way.take().unwrap_or_default()
+    }
+}
+
+impl LetterDesk {
+    /// Takes note of a count, or that there is none; that is said once, until there is one again.
+    fn counted(&mut self, counted: &Counted, now: Instant) {
+        let Some(counts) = &counted.by_topic else {
+            self.count_at = now + COUNT_AGAIN;
+            // What cannot be counted is there.
+            self.holds_letters = true;
+            if !std::mem::replace(&mut self.uncounted, true) {
+                tracing::warn!(limit = ?COUNT_LIMIT, again = ?COUNT_AGAIN,
+                    "the dead letters are too many to be counted; txstream_dead_letters stays as it was, \
+                     txstream_parked_keys has the keys");
+            }
+            return;
+        };
+        self.count_at = now + COUNT_EVERY.max(counted.took * COUNT_SHARE);
+        self.holds_letters = !counts.is_empty();
+        self.uncounted = false;
     }
 }
 
@@ -223,6 +275,11 @@ async fn carry_out(sender: &Sender, conn: &mut Option<SqlConn>, order: &Order) -
             Ok(answer) => return answer,
             Err(error) => error,
         };
+        if let (DeadLetterError::Refused { place, .. }, Order::Store(letters)) = (&error, order)
+            && let Some(letter) = letters.get(*place)
+        {
+            return Answer::Refused(refusal::unstorable(letter, &error));
+        }
         // A connection that went away meanwhile is no news; what fails twice is, and who locks the table.
         let locked = matches!(error, DeadLetterError::Pg(PgError::Locked { .. }));
         if (attempt > 0 || locked) && said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
@@ -282,10 +339,11 @@ async fn carry_out_on(
             let mut counts = None;
             if *count {
                 let began = Instant::now();
-                let counted = bounded("count the dead letters", store::counts(conn, slot)).await?;
-                counts = Some((counted, began.elapsed()));
+                let count = ask::counts(conn, slot, COUNT_LIMIT);
+                let by_topic = bounded("count the dead letters", count).await?;
+                counts = Some(Counted { by_topic, took: began.elapsed() });
             }
-            let look = bounded("look at the dead letters", store::look(conn, slot, keys)).await?;
+            let look = bounded("look at the dead letters", ask::look(conn, slot, keys)).await?;
             Ok(Answer::Looked { look, counts })
         }
     }
@@ -338,6 +396,7 @@ mod tests {
             look_at: now,
             count_at: now,
             holds_letters: true,
+            uncounted: false,
             hold,
         };
         desk.order(Order::Look { keys: Vec::new(), count: false }, Vec::new());

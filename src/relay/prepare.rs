@@ -43,7 +43,7 @@ const CREATE_LOCK_TIMEOUT: Duration = Duration::from_secs(20);
 /// a word.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The same with the beginning of the stream and the dead letters, which are counted: they may be many.
+/// The same with the beginning of the stream and the dead letters.
 const LETTERS_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A session that can begin.

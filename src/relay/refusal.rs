@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::halt::{AGAIN, Halt, STAYS};
 use super::parking::MAX_PARKED_KEYS;
 use super::topics::{MAX_TOPICS, Trouble};
+use crate::dead_letter::{Content, DeadLetterError, Letter};
 use crate::kafka::Rejection;
 use crate::outbox::Record;
 
@@ -85,6 +86,21 @@ pub(super) fn too_many_keys(record: &Record) -> Halt {
             "{STAYS}; see txstream dead-letter list, mend the cause, then run txstream dead-letter replay or discard, \
              and {AGAIN}"
         ),
+    )
+}
+
+/// The table of dead letters does not take a letter, for a reason that stays.
+pub(super) fn unstorable(letter: &Letter, error: &DeadLetterError) -> Halt {
+    let table = &letter.table;
+    let what = match &letter.content {
+        Content::Record(record) => format!("record {}, of table {table}", describe(record)),
+        Content::Row(_) => {
+            format!("row {} of table {table}", letter.row_id.as_deref().unwrap_or("without id"))
+        }
+    };
+    Halt::new(
+        format!("{what}, has to be stored as a dead letter: {error}"),
+        format!("{STAYS}; {}, then {AGAIN}", error.remedy()),
     )
 }
 

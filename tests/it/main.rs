@@ -37,6 +37,8 @@ mod doctor_standby;
 mod documented;
 /// `lag`, with a relay and without.
 mod lag;
+/// The table of dead letters when it is large, or refuses a letter.
+mod letters_table;
 /// A table of ours that somebody locks.
 mod locked;
 /// What a relay logs while all is well.

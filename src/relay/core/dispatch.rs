@@ -92,7 +92,7 @@ impl Core {
 
     /// Nothing can be handed over until something happens.
     pub(super) fn is_stuck(&self) -> bool {
-        self.full_until.is_some() || self.refused.is_some() || self.fatal.is_some()
+        self.full_until.is_some() || self.refused().is_some() || self.fatal.is_some()
     }
 
     fn hand_over(

@@ -152,6 +152,11 @@ impl Core {
         before - self.parking.keys()
     }
 
+    /// The table of dead letters never takes one of them: nothing more is handed over, and the relay stops.
+    pub(in crate::relay) fn letters_refused(&mut self, halt: Halt) {
+        self.unstorable = Some(halt);
+    }
+
     /// The record that the broker refused, for the checkpoint row: the next start sends it alone first. None
     /// if an earlier record of its key has to go again: it would be overtaken.
     pub(in crate::relay) fn remembered(&self) -> Option<&Rejected> {

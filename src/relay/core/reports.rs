@@ -93,19 +93,20 @@ impl Core {
         let parked = counts && self.give_up(ticket, route, &message);
         self.topics.settle(id);
         // One that the relay stops at is told by the halt.
-        CameBack { route, attempts, first: first && self.refused.is_none(), parked }
+        CameBack { route, attempts, first: first && self.refused().is_none(), parked }
     }
 
     /// The policy for a record of a topic that failed more often than `KAFKA_MAX_RETRIES` allows. The
     /// bound counts the topic's failures in a row: what fails on it from then on, until something is
     /// acknowledged, has had its tries.
     fn give_up(&mut self, ticket: Ticket, route: u32, message: &str) -> bool {
+        let stops = self.refused().is_some();
         let id = self.routes[route as usize].topic;
         let topic = self.topics.get_mut(id);
         let Some(bound) = self.settings.max_retries.filter(|bound| topic.attempts() > *bound) else {
             return false;
         };
-        if self.refused.is_some() {
+        if stops {
             return false;
         }
         let error = exhausted_text(bound, topic.trouble());

@@ -1,7 +1,7 @@
 //! What a session has to know of the dead letters before it begins, and the desk that stores them.
 
 use crate::dead_letter::DeadLetterError;
-use crate::dead_letter::store::{self, Key};
+use crate::dead_letter::ask::{self, Key};
 use crate::postgres::sql::SqlConn;
 use crate::relay::Relay;
 use crate::relay::halt::Halt;
@@ -27,9 +27,12 @@ pub(in crate::relay) async fn parked(relay: &Relay, conn: &SqlConn) -> Result<Pa
     let slot = &relay.settings.slot;
     slot_life::ensure_letters_are_of_here(conn, slot).await.map_err(Problem::from)?;
     let read = async {
-        let counts = store::counts(conn, slot).await?;
-        relay.metrics.dead_letters(counts.iter().map(|(topic, count)| (topic.as_str(), *count)));
-        Ok(Parked { holds_letters: !counts.is_empty(), keys: store::parked_keys(conn, slot).await? })
+        let holds_letters = ask::holds_letters(conn, slot).await?;
+        if !holds_letters {
+            // The desk, which counts, does not look at an empty table.
+            relay.metrics.dead_letters([]);
+        }
+        Ok(Parked { holds_letters, keys: ask::parked_keys(conn, slot).await? })
     };
     match read.await {
         Ok(parked) => Ok(parked),

@@ -17,6 +17,8 @@ impl Session<'_> {
         let batch = self.letters.done(&answer, &self.core, now);
         match answer {
             Answer::Replaced => return Err(End::Replaced),
+            // The loop ends once Kafka has answered for what is under way.
+            Answer::Refused(halt) => self.core.letters_refused(halt),
             Answer::Gone => {
                 let error = PgError::protocol("store dead letters", "the task that stores them has ended");
                 return Err(End::Lost(error));
@@ -36,9 +38,13 @@ impl Session<'_> {
                 if back > 0 {
                     tracing::info!(keys = back, "parked keys flow again: no dead letter of them is left");
                 }
-                if let Some((counts, _)) = counts {
-                    let counts = counts.iter().map(|(topic, count)| (topic.as_str(), *count));
-                    self.relay.metrics.dead_letters(counts);
+                match counts.map(|counted| counted.by_topic) {
+                    Some(Some(counts)) => {
+                        let counts = counts.iter().map(|(topic, count)| (topic.as_str(), *count));
+                        self.relay.metrics.dead_letters(counts);
+                    }
+                    Some(None) => self.relay.metrics.dead_letters_uncounted(),
+                    None => {}
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 use super::{ELSEWHERE, FINISH_BACKFILL, RESET};
 use crate::dead_letter::DeadLetterError;
+use crate::dead_letter::ask::MOST_BEYOND;
 use crate::postgres::publication::Gap;
 use crate::postgres::slot::{CreateError, NotOurs, Terminal};
 use crate::postgres::{Lsn, PgError};
@@ -133,13 +134,14 @@ pub enum SlotError {
     },
     /// Dead letters came by a dump and a restore.
     #[error(
-        "{letters} dead letters of slot {slot} in txstream_dead_letter stand beyond the end of this server's WAL, {end}: \
-         they come from another cluster, and what is stored from now on would be replayed before them"
+        "{letters}{} dead letters of slot {slot} in txstream_dead_letter stand beyond the end of this server's WAL, {end}: \
+         they come from another cluster, and what is stored from now on would be replayed before them",
+        if *.letters < MOST_BEYOND { "" } else { " or more" }
     )]
     LettersFromElsewhere {
         /// Slot name.
         slot: String,
-        /// How many.
+        /// How many; [`MOST_BEYOND`] is so many or more.
         letters: u64,
         /// The end of WAL.
         end: Lsn,

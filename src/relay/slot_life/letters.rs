@@ -4,7 +4,7 @@
 use tokio_postgres::Client;
 
 use super::SlotError;
-use crate::dead_letter::{DeadLetterError, store};
+use crate::dead_letter::{DeadLetterError, ask};
 
 /// Refuses letters from beyond the end of this server's WAL.
 ///
@@ -14,10 +14,10 @@ pub(in crate::relay) async fn ensure_letters_are_of_here(
     client: &Client,
     slot: &str,
 ) -> Result<(), SlotError> {
-    match store::beyond(client, slot).await {
+    match ask::beyond(client, slot).await {
         // Who may not look leaves it to the relay, which looks before it streams.
         Ok(None) | Err(DeadLetterError::NoTable | DeadLetterError::NoRight { .. }) => Ok(()),
-        Ok(Some(store::Beyond { letters, end })) => {
+        Ok(Some(ask::Beyond { letters, end })) => {
             Err(SlotError::LettersFromElsewhere { slot: slot.to_owned(), letters, end })
         }
         Err(error) => Err(error.into()),
