@@ -21,8 +21,7 @@ pub type Key = (Arc<str>, Bytes);
 /// Only by an index, in its order: what the planner knows of a table that filled up a moment ago, or was never
 /// analysed, may be that it is empty.
 const BY_INDEX: &str =
-    "set local enable_seqscan = off; set local enable_bitmapscan = off; set local enable_sort = off;
-     set local enable_hashjoin = off; set local enable_mergejoin = off";
+    "set local enable_seqscan = off; set local enable_bitmapscan = off; set local enable_sort = off";
 
 /// A query in a transaction of its own, under these settings.
 async fn query_under(
@@ -52,7 +51,7 @@ pub async fn holds_letters(client: &Client, slot: &str) -> Result<bool, DeadLett
 }
 
 /// The keys of which the table holds letters, each found behind the one before it in the index of keys. That one
-/// has the keys' MD5, so of two that somebody made to have the same one only the older is found.
+/// has the keys' MD5: of two that somebody made to have the same one only that of the older letter is found.
 ///
 /// # Errors
 /// [`DeadLetterError`].
@@ -97,12 +96,16 @@ pub struct Look {
 pub async fn look(client: &Client, slot: &str, keys: &[Key]) -> Result<Look, DeadLetterError> {
     const DOING: &str = "look at the dead letters";
     // Two statements: whether someone replays is asked first, so that the end of a replay that is not
-    // seen here has its deletions seen there.
+    // seen here has its deletions seen there. The first letter from a key on, in the order of the index of keys,
+    // is of that key or there is none: the planner must not take another index for a match.
     const REPLAYING: &str = "select not pg_catalog.pg_try_advisory_xact_lock_shared($1)";
     const GONE: &str = "select k.place
            from unnest($2, $3) with ordinality as k(topic, key, place)
-          where not exists (select from public.txstream_dead_letter l
-                             where l.slot = $1 and l.topic = k.topic and md5(l.key) = md5(k.key) and l.key = k.key)";
+           left join lateral (
+                select l.topic, md5(l.key) as hash from public.txstream_dead_letter l
+                 where l.slot = $1 and (l.topic, md5(l.key)) >= (k.topic, md5(k.key))
+                 order by l.slot, l.topic, md5(l.key), l.commit_lsn, l.ordinal limit 1) as first on true
+          where first.topic is distinct from k.topic or first.hash is distinct from md5(k.key)";
     let failed = |source| PgError::statement(DOING, source);
     let row = client.query_typed_one(REPLAYING, &[(&lock_key(slot), Type::INT8)]).await.map_err(failed)?;
     let replaying: bool = row.try_get(0).map_err(failed)?;

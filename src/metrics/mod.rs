@@ -318,13 +318,17 @@ impl Metrics {
         *shown = topics;
     }
 
-    /// The dead letters cannot be counted now: what was counted stays. If nothing ever was, there is no number,
-    /// and certainly not the 0 of the start.
+    /// There are dead letters, and they cannot be counted now: what was counted stays, but for what was 0, that
+    /// of the start too. No number is better than a wrong one.
     pub fn dead_letters_uncounted(&self) {
-        if locked(&self.dead_letter_topics).is_empty() {
+        let mut shown = locked(&self.dead_letter_topics);
+        shown.insert(OTHER.to_owned());
+        shown.retain(|topic| {
+            let is_some = self.dead_letters.with_label_values(&[topic]).get() > 0;
             // It fails only where the series is gone already.
-            let _ = self.dead_letters.remove_label_values(&[OTHER]);
-        }
+            let _ = (!is_some).then(|| self.dead_letters.remove_label_values(&[topic]));
+            is_some
+        });
     }
 
     /// `count` more of something were left out on purpose.

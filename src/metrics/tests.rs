@@ -227,6 +227,23 @@ fn dead_letters_of_a_topic_that_has_none_any_more_go_to_0() {
 }
 
 #[test]
+fn dead_letters_that_cannot_be_counted_are_as_many_as_before_and_never_0() {
+    let metrics = Metrics::new();
+    let letters = || -> Vec<(String, f64)> {
+        scrape(&metrics).into_iter().filter(|(name, _)| name.starts_with("txstream_dead_letters")).collect()
+    };
+    assert_eq!(letters(), [("txstream_dead_letters{topic=\"other\"}".to_owned(), 0.0)]);
+    metrics.dead_letters_uncounted();
+    assert_eq!(letters(), []);
+    metrics.dead_letters([("a", 2)]);
+    metrics.dead_letters_uncounted();
+    assert_eq!(letters(), [("txstream_dead_letters{topic=\"a\"}".to_owned(), 2.0)]);
+    metrics.dead_letters([]);
+    assert_eq!(value(&metrics, "txstream_dead_letters{topic=\"a\"}"), 0.0);
+    assert_eq!(value(&metrics, "txstream_dead_letters{topic=\"other\"}"), 0.0);
+}
+
+#[test]
 fn the_101st_event_type_and_the_201st_topic_are_other() {
     let metrics = Metrics::new();
     for n in 0..100 {
