@@ -54,22 +54,25 @@ pub struct Recovery {
     pub lsn: Lsn,
 }
 
-/// Names a record that Kafka refused, so that the next start sends it alone first. Holds neither
-/// its key nor its payload.
+/// Names a record that Kafka refused, so that the next start sends it alone first, or whose letter the table of
+/// dead letters refused. Holds neither its key nor its payload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rejected {
     /// The outbox table as `schema.name`.
     pub table: String,
     /// The row's id.
     pub row_id: String,
-    /// The record's topic.
+    /// The record's topic; empty for a letter without a record.
     pub topic: String,
     /// Where the commit record of its transaction begins, as a number.
     pub commit_lsn: u64,
     /// Its place among the records of that transaction, from 0.
     pub ordinal: u64,
-    /// Why Kafka refused it.
+    /// Why it was refused.
     pub reason: String,
+    /// Not Kafka refused it, but the table of dead letters.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub letter: bool,
 }
 
 /// What can go wrong with the row.

@@ -110,6 +110,15 @@ struct Refused {
     rejected: Rejected,
 }
 
+/// A letter that its table never takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Unstorable {
+    /// What that means.
+    pub(super) halt: Halt,
+    /// Where it stands, for the checkpoint row.
+    pub(super) rejected: Rejected,
+}
+
 /// A topic in trouble, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Waiting {
@@ -141,7 +150,10 @@ pub(super) struct Core {
     /// Why nothing more is handed over: the record that Kafka refused stays the oldest of its key.
     refused: Option<Refused>,
     /// A letter that its table never takes.
-    unstorable: Option<Halt>,
+    unstorable: Option<Unstorable>,
+    /// Until this is confirmed nothing is read behind a letter that is not stored: the table refused one from
+    /// here at the last stop, and may again.
+    careful_until: Option<Lsn>,
     fatal: Option<String>,
 }
 
@@ -168,6 +180,7 @@ impl Core {
             wants_limit_since: None,
             refused: None,
             unstorable: None,
+            careful_until: None,
             fatal: None,
             settings,
         }
@@ -268,6 +281,7 @@ impl Core {
     /// Whether more WAL may be read: backpressure reaches the walsender through TCP.
     pub(super) fn may_read(&self) -> bool {
         self.refused().is_none()
+            && !self.awaits_letters()
             && self.budget.has_room()
             && self.ledger.oldest().is_none_or(|oldest| oldest.resolved_behind < MAX_RESOLVED_BEHIND)
     }
@@ -304,7 +318,8 @@ impl Core {
 
     /// Why the relay halts, once nothing is outstanding.
     pub(super) fn refused(&self) -> Option<&Halt> {
-        self.unstorable.as_ref().or(self.refused.as_ref().map(|refused| &refused.halt))
+        let unstorable = self.unstorable.as_ref().map(|unstorable| &unstorable.halt);
+        unstorable.or(self.refused.as_ref().map(|refused| &refused.halt))
     }
 
     /// Why the session ends at once.

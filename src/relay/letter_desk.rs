@@ -11,8 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::backoff::Backoff;
-use super::core::Core;
-use super::halt::Halt;
+use super::core::{Core, Unstorable};
 use super::parking::Parked;
 use super::preflight::{self, Server};
 use super::refusal;
@@ -74,7 +73,7 @@ pub(super) enum Answer {
     /// Another instance has taken the slot over; nothing was stored.
     Replaced,
     /// The table does not take a letter and never will; nothing was stored.
-    Refused(Halt),
+    Refused(Box<Unstorable>),
     /// The task that carries orders out has ended, which it should not.
     Gone,
     /// What the table holds.
@@ -278,7 +277,7 @@ async fn carry_out(sender: &Sender, conn: &mut Option<SqlConn>, order: &Order) -
         if let (DeadLetterError::Refused { place, .. }, Order::Store(letters)) = (&error, order)
             && let Some(letter) = letters.get(*place)
         {
-            return Answer::Refused(refusal::unstorable(letter, &error));
+            return Answer::Refused(Box::new(refusal::unstorable(letter, &error)));
         }
         // A connection that went away meanwhile is no news; what fails twice is, and who locks the table.
         let locked = matches!(error, DeadLetterError::Pg(PgError::Locked { .. }));
@@ -381,45 +380,4 @@ async fn bounded<T, E: Into<DeadLetterError>>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_desk_that_nobody_serves_says_so_instead_of_waiting_or_being_asked_again_and_again() {
-        let ((orders, _), (_, answers)) = (mpsc::channel(1), mpsc::channel(1));
-        let now = Instant::now();
-        let hold = Hold::No;
-        let mut desk = LetterDesk {
-            orders,
-            answers,
-            under_way: None,
-            look_at: now,
-            count_at: now,
-            holds_letters: true,
-            uncounted: false,
-            hold,
-        };
-        desk.order(Order::Look { keys: Vec::new(), count: false }, Vec::new());
-        assert!(desk.under_way.is_some(), "the next turn orders nothing");
-        let answer = timeout(Duration::from_secs(5), desk.answered()).await;
-        assert!(matches!(answer, Ok(Answer::Gone)), "{answer:?}");
-    }
-
-    #[test]
-    fn letters_are_held_back_in_a_replay_but_not_while_they_pile_up() {
-        let start = Instant::now();
-        let hold = Hold::No.next(true, true, start);
-        assert_eq!(hold.until(), Some(start + HOLD_IN_REPLAY));
-        let soon = start + HOLD_IN_REPLAY / 2;
-        assert_eq!(hold.next(true, true, soon), hold, "not longer for another look");
-        let later = start + HOLD_IN_REPLAY;
-        let over = hold.next(true, true, later);
-        assert_eq!(over.next(true, true, later).until(), None, "all that gathered is stored");
-        assert_eq!(
-            over.next(true, false, later).until(),
-            Some(later + HOLD_IN_REPLAY),
-            "and held back again"
-        );
-        assert_eq!(hold.next(false, true, soon), Hold::No, "nobody replays any more");
-    }
-}
+mod tests;

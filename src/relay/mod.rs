@@ -120,6 +120,8 @@ struct Known {
     /// The connection of a standby, between two looks at the slot.
     standby_conn: Option<SqlConn>,
     breaker: Option<Breaker>,
+    /// The table of dead letters refused one of the transaction at this position at the last stop.
+    careful_until: Option<Lsn>,
 }
 
 impl Known {
@@ -135,6 +137,7 @@ impl Known {
             last_pid: None,
             standby_conn: None,
             breaker: None,
+            careful_until: None,
         }
     }
 }

@@ -180,6 +180,11 @@ impl Parking {
         !self.ready.is_empty()
     }
 
+    /// Whether there are letters that are not in the table yet.
+    pub(super) fn has_unstored(&self) -> bool {
+        self.is_ready() || self.at_desk > 0 || !self.unsettled.is_empty()
+    }
+
     /// The letters are in the table for good.
     pub(super) fn stored(&mut self, batch: &[Parked]) {
         self.at_desk -= batch.len();

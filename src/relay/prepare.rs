@@ -104,7 +104,7 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
     if let Some(rejected) = ready.rejected.clone() {
         let said = Pacing::default();
         let probe = Probe { reader, writer, producer, inbox, confirmed_lsn, rejected, status_every, said };
-        return Err(alone_first(relay, &conn, &known.instance, probe).await);
+        return Err(alone_first(relay, &conn, known, probe).await);
     }
     tracing::info!(
         slot = relay.settings.slot, %confirmed_lsn, binary, lanes = relay.settings.lanes,
@@ -115,6 +115,9 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
         Core::new(relay.settings.clone(), confirmed_lsn, breaker, Backoff::new(relay.settings.backoff));
     for (topic, key) in parked.keys {
         core.load_parked(&topic, key);
+    }
+    if let Some(commit_lsn) = known.careful_until {
+        core.be_careful_until(commit_lsn);
     }
     let failover = ready.slot.as_ref().and_then(|slot| slot.failover) == Some(true);
     let letters = letter_desk(relay, &known.instance, server_of(&ready), failover, parked.holds_letters);
@@ -150,14 +153,16 @@ async fn within<T, E: Into<NotReady>>(
 }
 
 /// Sends the record that Kafka refused at the last stop, alone. Where it would only be stored as a dead
-/// letter it goes its way in the session.
-async fn alone_first(relay: &Relay, conn: &SqlConn, instance: &str, probe: Probe) -> NotReady {
-    if relay.settings.on_reject == OnReject::Halt
+/// letter it goes its way in the session, which is careful with what is behind a letter that was refused.
+async fn alone_first(relay: &Relay, conn: &SqlConn, known: &mut Known, probe: Probe) -> NotReady {
+    if probe.rejected.letter {
+        known.careful_until = Some(Lsn(probe.rejected.commit_lsn));
+    } else if relay.settings.on_reject == OnReject::Halt
         && let Outcome::NotReady(not_ready) = probe.run(relay, conn).await
     {
         return not_ready;
     }
-    match checkpoint::set_rejected(conn, &relay.settings.slot, instance, None).await {
+    match checkpoint::set_rejected(conn, &relay.settings.slot, &known.instance, None).await {
         Ok(()) => NotReady::Again,
         Err(error) => Problem::from(error).into(),
     }

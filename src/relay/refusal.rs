@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::checkpoint::Rejected;
+use super::core::Unstorable;
 use super::halt::{AGAIN, Halt, STAYS};
 use super::parking::MAX_PARKED_KEYS;
 use super::topics::{MAX_TOPICS, Trouble};
@@ -90,18 +92,32 @@ pub(super) fn too_many_keys(record: &Record) -> Halt {
 }
 
 /// The table of dead letters does not take a letter, for a reason that stays.
-pub(super) fn unstorable(letter: &Letter, error: &DeadLetterError) -> Halt {
+pub(super) fn unstorable(letter: &Letter, error: &DeadLetterError) -> Unstorable {
     let table = &letter.table;
+    let topic = match &letter.content {
+        Content::Record(record) => record.topic.to_string(),
+        Content::Row(_) => String::new(),
+    };
     let what = match &letter.content {
         Content::Record(record) => format!("record {}, of table {table}", describe(record)),
         Content::Row(_) => {
             format!("row {} of table {table}", letter.row_id.as_deref().unwrap_or("without id"))
         }
     };
-    Halt::new(
+    let halt = Halt::new(
         format!("{what}, has to be stored as a dead letter: {error}"),
         format!("{STAYS}; {}, then {AGAIN}", error.remedy()),
-    )
+    );
+    let rejected = Rejected {
+        table: table.to_string(),
+        row_id: letter.row_id.clone().unwrap_or_default(),
+        topic,
+        commit_lsn: letter.commit_lsn.0,
+        ordinal: letter.ordinal,
+        reason: error.to_string(),
+        letter: true,
+    };
+    Unstorable { halt, rejected }
 }
 
 /// The record would take one topic more than there may be: its table, and the column that names topics.

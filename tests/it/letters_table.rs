@@ -143,6 +143,7 @@ async fn a_letter_that_its_table_never_takes_halts_and_names_the_record_but_show
     );
     database.exec(&rows).await;
     let end: String = database.value("select pg_current_wal_lsn()::text").await;
+    small.outbox.insert(kind, "behind", r#"{"n": 1}"#).await;
     let confirmed = format!(
         "select confirmed_flush_lsn < '{end}' from pg_replication_slots where slot_name = '{}'",
         small.outbox.slot()
@@ -150,8 +151,13 @@ async fn a_letter_that_its_table_never_takes_halts_and_names_the_record_but_show
     let says =
         [id, r#"key "bad""#, &small.topic, "public.outbox", "txstream_dead_letter", "no_bad_key", "23514"];
     let first = halted(relay).await;
-    let again = halted(small.outbox.relay(&[], &[("WORKER_ON_REJECT", "dead-letter")]).await).await;
-    for halted in [first, again] {
+    let behind = published_behind(&small).await;
+    let mut all = vec![first];
+    for _ in 0..3 {
+        all.push(halted(small.outbox.relay(&[], &[("WORKER_ON_REJECT", "dead-letter")]).await).await);
+    }
+    assert_eq!(published_behind(&small).await, behind, "later starts publish nothing behind it");
+    for halted in all {
         halted.names(&says).advises("drop the constraint");
         halted.advises("the confirmed LSN stays before it");
         // As text, as hex digits, or as the server shows a row.
@@ -169,6 +175,34 @@ async fn a_letter_that_its_table_never_takes_halts_and_names_the_record_but_show
     small.insert_large("bad", 2).await;
     small.letters(4).await;
     stop(relay).await;
+    assert!(published_behind(&small).await > behind, "the one behind it at last");
+}
+
+#[tokio::test]
+async fn a_letter_that_its_table_never_takes_stops_a_backfill_that_is_run_again_once_it_is_mended() {
+    let small = Small::on(Outbox::migrated().await).await;
+    let database = &small.outbox.database;
+    database.exec("alter table txstream_dead_letter add constraint no_letters check (false) not valid").await;
+    small.insert_large("k", 1).await;
+    let create = ["slot", "create", "--backfill", "--lock-timeout", "30s"];
+    let env = [("WORKER_ON_REJECT", "dead-letter")];
+    let halted = small.outbox.publishing(&create, &env).await;
+    assert_eq!(halted.code, Some(1), "{halted:?}");
+    for part in ["23514", "no_letters", &small.topic, "the backfill stays unfinished"] {
+        assert!(halted.stderr.contains(part), "{part} is missing: {}", halted.stderr);
+    }
+    small.letters(0).await;
+    database.exec("alter table txstream_dead_letter drop constraint no_letters").await;
+    let again = ["slot", "reset", "--backfill", "--yes", "--lock-timeout", "30s"];
+    let done = small.outbox.publishing(&again, &env).await;
+    assert_eq!(done.code, Some(0), "{done:?}");
+    small.letters(1).await;
+}
+
+/// How many records there are of the key `behind`.
+async fn published_behind(small: &Small) -> usize {
+    let mut topic = small.outbox.kafka.topic(&small.topic);
+    topic.read_to_end().await.iter().filter(|record| record.key_text() == "behind").count()
 }
 
 #[tokio::test]

@@ -255,6 +255,7 @@ async fn what_a_holder_writes_late_leaves_the_row_of_the_next_one_as_it_is() {
         commit_lsn: 7,
         ordinal: 0,
         reason: "invalid".into(),
+        letter: false,
     };
     checkpoint::claim(&client, slot, &identity("before"), Some(Lsn(10))).await.unwrap();
     checkpoint::set_rejected(&client, slot, "before", Some(&rejected)).await.unwrap();

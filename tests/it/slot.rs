@@ -273,6 +273,7 @@ async fn the_checkpoint_row_keeps_what_is_not_being_written() {
         commit_lsn: u64::MAX,
         ordinal: 3,
         reason: "too large".into(),
+        letter: false,
     };
     checkpoint::set_rejected(&client, "s", "i", Some(&rejected)).await.unwrap();
     checkpoint::set_backfill_pending(&client, "s", true).await.unwrap();

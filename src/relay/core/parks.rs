@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::{Core, Refused};
+use super::{Core, Refused, Unstorable};
 use crate::dead_letter::{Content, Letter, Reason};
 use crate::kafka::{Rejection, Ticket};
 use crate::outbox::{Record, Unmappable};
@@ -153,13 +153,29 @@ impl Core {
     }
 
     /// The table of dead letters never takes one of them: nothing more is handed over, and the relay stops.
-    pub(in crate::relay) fn letters_refused(&mut self, halt: Halt) {
-        self.unstorable = Some(halt);
+    pub(in crate::relay) fn letters_refused(&mut self, unstorable: Unstorable) {
+        self.unstorable = Some(unstorable);
     }
 
-    /// The record that the broker refused, for the checkpoint row: the next start sends it alone first. None
-    /// if an earlier record of its key has to go again: it would be overtaken.
+    /// The table refused a letter of the transaction at `commit_lsn` at the last stop: a supervisor that starts
+    /// the relay again and again must not publish what is behind it each time.
+    pub(in crate::relay) fn be_careful_until(&mut self, commit_lsn: Lsn) {
+        self.careful_until = Some(commit_lsn);
+    }
+
+    /// Whether letters have to be stored before anything more is read.
+    pub(super) fn awaits_letters(&self) -> bool {
+        self.careful_until.is_some_and(|until| self.ledger.confirmed_lsn() <= until)
+            && self.parking.has_unstored()
+    }
+
+    /// What the relay stopped at, for the checkpoint row: a letter that its table refused, or a record that the
+    /// broker refused: the next start sends it alone first. None if an earlier record of its key has to go
+    /// again: it would be overtaken.
     pub(in crate::relay) fn remembered(&self) -> Option<&Rejected> {
+        if let Some(unstorable) = &self.unstorable {
+            return Some(&unstorable.rejected);
+        }
         let refused = self.refused.as_ref()?;
         let behind = self.topics.get(refused.topic).is_behind(&refused.key, refused.ticket);
         (!behind).then_some(&refused.rejected)
@@ -263,6 +279,7 @@ impl Core {
                 commit_lsn: commit_lsn.0,
                 ordinal,
                 reason: message.to_owned(),
+                letter: false,
             },
         });
     }

@@ -49,6 +49,7 @@ async fn the_search_for_the_record_takes_a_server_for_dead_that_is_silent_for_as
             commit_lsn: 0x100,
             ordinal: 0,
             reason: "too old".to_owned(),
+            letter: false,
         },
         status_every: Duration::from_secs(1),
         said: Pacing::default(),

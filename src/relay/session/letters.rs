@@ -18,7 +18,7 @@ impl Session<'_> {
         match answer {
             Answer::Replaced => return Err(End::Replaced),
             // The loop ends once Kafka has answered for what is under way.
-            Answer::Refused(halt) => self.core.letters_refused(halt),
+            Answer::Refused(unstorable) => self.core.letters_refused(*unstorable),
             Answer::Gone => {
                 let error = PgError::protocol("store dead letters", "the task that stores them has ended");
                 return Err(End::Lost(error));
