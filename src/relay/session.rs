@@ -320,6 +320,7 @@ impl<'a> Session<'a> {
 
     fn noticed(&mut self, notice: Notice) {
         match notice {
+            Notice::Partitions(partitions) => self.intake.refuse_too(partitions),
             Notice::Halt(halt) => self.close(Why::Halt(halt), self.relay.settings.shutdown_timeout),
             Notice::ServerStopping => {
                 let by = Instant::now() + SERVER_STOP_GRACE;
