@@ -135,8 +135,11 @@ pub(super) fn base_url(text: &str) -> Result<String, String> {
 
 fn uri(url: &str) -> Result<Uri, String> {
     let uri: Uri = url.parse().map_err(|error| format!("{error}"))?;
-    let known =
-        uri.authority().is_some_and(|authority| authority.port().is_none() == authority.port_u16().is_none());
+    // A port over 65535 is no port for the library, which would go to 80.
+    let known = uri.authority().is_some_and(|authority| {
+        let all = authority.as_str();
+        !all.contains('@') && (authority.port_u16().is_some() || all == authority.host())
+    });
     if uri.scheme_str() != Some("http") || !known || uri.query().is_some() {
         return Err("write it like http://localhost:9090".to_owned());
     }
