@@ -135,7 +135,12 @@ pub(super) fn base_url(text: &str) -> Result<String, String> {
 
 fn uri(url: &str) -> Result<Uri, String> {
     let uri: Uri = url.parse().map_err(|error| format!("{error}"))?;
-    if uri.scheme_str() != Some("http") || uri.authority().is_none() {
+    // A port over 65535 is no port for the library, which would go to 80.
+    let known = uri.authority().is_some_and(|authority| {
+        let all = authority.as_str();
+        !all.contains('@') && (authority.port_u16().is_some() || all == authority.host())
+    });
+    if uri.scheme_str() != Some("http") || !known || uri.query().is_some() {
         return Err("write it like http://localhost:9090".to_owned());
     }
     Ok(uri)
@@ -164,6 +169,26 @@ async fn send(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_can_be_asked_is_taken_for_an_address() {
+        for url in
+            ["http://localhost", "http://localhost:9090", "http://[::1]:65535/", "http://relay.example/below"]
+        {
+            assert_eq!(base_url(url).as_deref(), Ok(url));
+        }
+        // A port that is none is no port at all, and port 80 would be asked instead.
+        for url in [
+            "localhost:9090",
+            "https://localhost:9090",
+            "http://localhost:65536",
+            "http://",
+            "http://h:1?x=1",
+            "",
+        ] {
+            assert!(base_url(url).is_err(), "{url}");
+        }
+    }
 
     #[test]
     fn a_relay_of_this_host_is_asked_where_it_listens() {

@@ -18,7 +18,7 @@ use tokio_postgres::{Client, Row};
 
 use super::select::{self, Selection, Target, record};
 use super::{Reason, lock_key};
-use crate::kafka::limits::{self, DEFAULT_TOPIC_LIMIT, LimitAnswer, Limits};
+use crate::kafka::limits::{self, Limits};
 use crate::kafka::{self, Event, Inbox, Producer, SendError, Trouble};
 use crate::outbox::Record;
 use crate::postgres::PgError;
@@ -357,16 +357,10 @@ impl<'a> Replay<'a> {
         if let Some(limit) = self.known_limits.get(topic) {
             return Ok(*limit);
         }
-        let limit = match self.limits.topic_limit(topic).await {
-            LimitAnswer::Known(limit) => limit,
-            LimitAnswer::NotAllowed | LimitAnswer::UnknownTopic => DEFAULT_TOPIC_LIMIT,
-            LimitAnswer::Unavailable(why) => {
-                return Err(ReplayError::Silent {
-                    waited: self.settings.request_timeout,
-                    trouble: Some(why),
-                });
-            }
-        };
+        let asked = self.limits.topic_limit(topic).await;
+        let limit = asked
+            .map_err(|why| ReplayError::Silent { waited: self.settings.request_timeout, trouble: Some(why) })?
+            .bytes();
         let smallest = self.known_limits.values().min().copied();
         self.known_limits.insert(topic.to_owned(), limit);
         if smallest.is_none_or(|smallest| limit < smallest)

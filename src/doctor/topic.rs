@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::payloads::{Payloads, TopicLoad};
 use super::{Finding, Subject, acknowledgements, message_size};
 use crate::kafka::error::{quoted, reading_remedy};
+use crate::kafka::limits::Limits;
 use crate::kafka::reader::{ReadError, Reader, TopicAnswer};
 use crate::kafka::{CreateError, Describer};
 
@@ -53,44 +54,50 @@ pub(super) async fn examine(subject: &Subject, payloads: Result<Payloads, Findin
     if answers.topics.is_empty() {
         findings.push(Finding::ok(TOPIC, "the outbox has no rows, so there is no topic to look at"));
     }
-    let describer = match Describer::new(&subject.kafka) {
-        Ok(describer) => describer,
-        Err(error) => {
+    let (describer, limits) = match (Describer::new(&subject.kafka), Limits::new(&subject.kafka)) {
+        (Ok(describer), Ok(limits)) => (describer, limits),
+        (Err(error), _) | (_, Err(error)) => {
             findings.push(Finding::unchecked(TOPIC, &error.to_string()));
             return findings;
         }
     };
+    let bootstrap = &subject.kafka.brokers;
     for (load, answer) in &answers.topics {
         let topic = &load.topic;
         match answer {
             Err(error) => findings.push(Finding::unchecked(TOPIC, &error.what)),
             Ok(TopicAnswer::NotAllowed) => findings.push(
                 Finding::fail(TOPIC, format!("topic {topic} may not be seen with these credentials"))
-                    .mended_by(reading_remedy(topic, &subject.kafka.brokers)),
+                    .mended_by(reading_remedy(topic, bootstrap)),
             ),
             Ok(TopicAnswer::Missing) => {
                 let creates = match answers.brokers.first() {
                     Some(broker) => describer.creates_topics(*broker).await,
                     None => None,
                 };
-                findings.push(missing(topic, creates, count, &subject.kafka.brokers));
+                findings.push(missing(topic, creates, count, bootstrap));
+                findings.push(size(&limits, load, sampled, bootstrap).await);
             }
             Ok(TopicAnswer::Found(partitions)) => {
-                let settings = describer.topic(topic).await;
                 findings
                     .push(Finding::ok(TOPIC, format!("topic {topic} has {} partition(s)", partitions.len())));
-                findings.push(message_size::judge(load, sampled, &settings, &subject.kafka.brokers));
-                findings.extend(acknowledgements::judge(
-                    topic,
-                    partitions,
-                    &settings,
-                    count,
-                    &subject.kafka.brokers,
-                ));
+                findings.push(size(&limits, load, sampled, bootstrap).await);
+                let settings = describer.topic(topic).await;
+                findings.extend(acknowledgements::judge(topic, partitions, &settings, count, bootstrap));
             }
         }
     }
+    // Closing waits for a thread of librdkafka.
+    let _ = tokio::task::spawn_blocking(move || limits.close()).await;
     findings
+}
+
+/// Whether the topic's records fit, by the limit that the relay goes by.
+async fn size(limits: &Limits, load: &TopicLoad, sampled: bool, bootstrap: &str) -> Finding {
+    match limits.topic_limit(&load.topic).await {
+        Ok(limit) => message_size::judge(load, sampled, limit, bootstrap),
+        Err(why) => Finding::unchecked(message_size::NAME, &why),
+    }
 }
 
 /// A missing topic waits, unless the brokers make it at the first record.

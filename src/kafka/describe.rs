@@ -1,4 +1,4 @@
-//! How topics and brokers are set up, as DescribeConfigs tells it.
+//! How topics and brokers are set up, as DescribeConfigs tells it; how large a record they take, [`super::limits`] asks.
 
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
@@ -9,8 +9,6 @@ use super::{CreateError, Settings, config};
 /// A topic's settings; those that could not be had are none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TopicSettings {
-    /// `max.message.bytes`.
-    pub max_message_bytes: Option<u64>,
     /// `min.insync.replicas`.
     pub min_insync_replicas: Option<u64>,
     /// `cleanup.policy`.
@@ -41,7 +39,6 @@ impl Describer {
         let value = |name: &str| resource.get(name).and_then(|entry| entry.value.as_deref());
         let number = |name: &str| value(name).and_then(|value| value.parse().ok());
         TopicSettings {
-            max_message_bytes: number("max.message.bytes"),
             min_insync_replicas: number("min.insync.replicas"),
             cleanup_policy: value("cleanup.policy").map(str::to_owned),
         }

@@ -5,8 +5,10 @@
 //! together mean.
 
 mod judge;
+mod recovery;
 
 pub use judge::{Identity, Verdict, judge};
+pub use recovery::{Recovery, take_pair};
 
 use postgres_protocol::escape::escape_identifier;
 use serde::{Deserialize, Serialize};
@@ -42,16 +44,6 @@ pub struct Row {
     pub backfill_pending: bool,
     /// The record that Kafka refused at the last stop.
     pub rejected: Option<Rejected>,
-}
-
-/// Every transaction below `xid` had ended before `lsn`, and `lsn` was confirmed since: only rows
-/// of `xid` and later can be unconfirmed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Recovery {
-    /// 64-bit transaction id.
-    pub xid: u64,
-    /// Position right after it was taken.
-    pub lsn: Lsn,
 }
 
 /// Names a record that Kafka refused, so that the next start sends it alone first, or whose letter the table of
@@ -187,19 +179,22 @@ async fn write(
     }
 }
 
-/// Replaces the whole row: for the commands that create, reset or adopt a slot.
+/// Replaces the whole row: for the commands that create, move, reset or adopt a slot. `seen` is the instance of
+/// the row that the command acts on, `None` where there was no row: a row that a relay has taken since stays
+/// as it is, or that relay would find its slot ahead of a position it never confirmed. Answers whether the
+/// row was written.
 ///
 /// # Errors
 /// [`CheckpointError`].
-pub async fn replace(client: &Client, row: &Row) -> Result<(), CheckpointError> {
+pub async fn replace(client: &Client, row: &Row, seen: Option<&str>) -> Result<bool, CheckpointError> {
     let confirmed = row.confirmed_lsn.map(|lsn| PgLsn::from(lsn.0));
     let xid = row.recovery.map(|pair| pair.xid.cast_signed());
     let lsn = row.recovery.map(|pair| PgLsn::from(pair.lsn.0));
     let rejected = row.rejected.as_ref().and_then(|rejected| serde_json::to_value(rejected).ok());
-    write(
+    let rows = write(
         client,
         "write the checkpoint row",
-        "insert into public.txstream_checkpoint
+        "insert into public.txstream_checkpoint as row
              (slot, system_identifier, database, confirmed_lsn, instance, clean, recovery_xid, recovery_lsn,
               dropped, backfill_pending, rejected)
          select $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11 from durability
@@ -208,7 +203,8 @@ pub async fn replace(client: &Client, row: &Row) -> Result<(), CheckpointError> 
              confirmed_lsn = excluded.confirmed_lsn, instance = excluded.instance, clean = excluded.clean,
              recovery_xid = excluded.recovery_xid, recovery_lsn = excluded.recovery_lsn,
              dropped = excluded.dropped, backfill_pending = excluded.backfill_pending,
-             rejected = excluded.rejected, updated_at = now()",
+             rejected = excluded.rejected, updated_at = now()
+         where row.instance = $12",
         &[
             (&row.slot, Type::TEXT),
             (&row.system_identifier, Type::TEXT),
@@ -221,10 +217,11 @@ pub async fn replace(client: &Client, row: &Row) -> Result<(), CheckpointError> 
             (&row.dropped, Type::BOOL),
             (&row.backfill_pending, Type::BOOL),
             (&rejected, Type::JSONB),
+            (&seen, Type::TEXT),
         ],
     )
     .await?;
-    Ok(())
+    Ok(rows > 0)
 }
 
 /// What the holder of a slot knows from time to time.
@@ -337,6 +334,26 @@ pub async fn set_rejected(
     Ok(())
 }
 
+/// Narrows what a backfill would bring to what lies behind a slot that was moved on purpose, whoever holds it.
+///
+/// # Errors
+/// [`CheckpointError`].
+pub async fn set_recovery(client: &Client, slot: &str, recovery: Recovery) -> Result<(), CheckpointError> {
+    write(
+        client,
+        "write the recovery pair",
+        "update public.txstream_checkpoint set recovery_xid = $2, recovery_lsn = $3, updated_at = now()
+           from durability where slot = $1",
+        &[
+            (&slot, Type::TEXT),
+            (&recovery.xid.cast_signed(), Type::INT8),
+            (&PgLsn::from(recovery.lsn.0), Type::PG_LSN),
+        ],
+    )
+    .await?;
+    Ok(())
+}
+
 /// Marks a backfill as begun (`true`) or finished. The row must exist.
 ///
 /// # Errors
@@ -383,26 +400,4 @@ pub async fn whereabouts(client: &Client) -> Result<(String, String), PgError> {
         .await
         .map_err(failed)?;
     Ok((row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?))
-}
-
-/// A recovery pair of now: every transaction below its xid has ended before its position.
-///
-/// # Errors
-/// [`PgError`].
-pub async fn take_pair(client: &Client) -> Result<Recovery, PgError> {
-    const DOING: &str = "take a recovery pair";
-    const SQL: &str = "select pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::text";
-    let failed = |source| PgError::statement(DOING, source);
-    let row = client.query_typed_one(SQL, &[]).await.map_err(failed)?;
-    let xid: String = row.try_get(0).map_err(failed)?;
-    // A statement of its own: the position must be taken after the snapshot.
-    let row = client
-        .query_typed_one("select pg_catalog.pg_current_wal_insert_lsn()::text", &[])
-        .await
-        .map_err(failed)?;
-    let lsn: String = row.try_get(0).map_err(failed)?;
-    match (xid.parse(), lsn.parse()) {
-        (Ok(xid), Ok(lsn)) => Ok(Recovery { xid, lsn }),
-        _ => Err(PgError::protocol(DOING, "an xid or LSN that is none")),
-    }
 }

@@ -38,6 +38,7 @@ use super::rounds::Rounds;
 use super::settings::Settings;
 use super::topics::{Topics, Trouble};
 use crate::dead_letter::Reason;
+use crate::kafka::limits::TopicLimit;
 use crate::kafka::{SendError, Ticket};
 use crate::outbox::Record;
 use crate::postgres::Lsn;
@@ -243,7 +244,7 @@ impl Core {
             return Taken::NeedsLimit(Box::new(record));
         };
         self.wants_limit_since = None;
-        if size > limit {
+        if size > limit.bytes() as usize {
             let error = too_large_text(size, limit);
             let halt = |record: &Record| too_large(record, size, limit);
             return Taken::TooLarge(self.refuse(record, route, Reason::TooLarge, &error, now, halt));
@@ -265,7 +266,7 @@ impl Core {
     }
 
     /// A topic's size limit is known, from an answer of Kafka: a sign of life like an acknowledgement.
-    pub(super) fn learnt_limit(&mut self, topic: &Arc<str>, limit: usize, now: Instant) {
+    pub(super) fn learnt_limit(&mut self, topic: &Arc<str>, limit: TopicLimit, now: Instant) {
         if self.wants_limit_since.is_some() {
             self.breaker.answered(now);
         }
@@ -273,7 +274,7 @@ impl Core {
     }
 
     /// A topic's size limit is known from before.
-    pub(super) fn set_limit(&mut self, topic: &Arc<str>, limit: usize) {
+    pub(super) fn set_limit(&mut self, topic: &Arc<str>, limit: TopicLimit) {
         let id = self.topics.intern(topic);
         self.topics.get_mut(id).limit = Some(limit);
     }

@@ -87,6 +87,15 @@ impl Intake {
         Self { partitions, ..self }
     }
 
+    /// Partitions that were made since.
+    pub(super) fn refuse_too(&mut self, partitions: HashSet<u32>) {
+        let known = self.partitions.len();
+        self.partitions.extend(partitions);
+        if self.partitions.len() > known {
+            tracing::debug!(partitions = self.partitions.len(), "an outbox table has new partitions");
+        }
+    }
+
     /// Whether more may be read.
     pub(super) fn is_open(&self) -> bool {
         self.pending.is_none() && self.stopped.is_none()

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use crate::kafka::limits::{LimitAnswer, Limits};
+use crate::kafka::limits::{Limits, TopicLimit};
 use crate::kafka::{self, CreateError};
 
 /// A topic's limit may be changed at any time; an event that grew past the old one is halted at
@@ -23,7 +23,7 @@ const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// The desk.
 pub(super) struct LimitDesk {
     questions: mpsc::Sender<Arc<str>>,
-    answers: mpsc::Receiver<(Arc<str>, LimitAnswer)>,
+    answers: mpsc::Receiver<(Arc<str>, TopicLimit)>,
     asked: Option<Arc<str>>,
 }
 
@@ -53,12 +53,12 @@ impl LimitDesk {
         }
     }
 
-    /// The next answer, also to questions asked again by the desk itself. Never one that says
-    /// "unavailable": the desk goes on asking.
+    /// The next answer, also to questions asked again by the desk itself. While there is none, the desk goes on
+    /// asking.
     ///
     /// # Cancel safety
     /// May be dropped at any await.
-    pub(super) async fn answered(&mut self) -> (Arc<str>, LimitAnswer) {
+    pub(super) async fn answered(&mut self) -> (Arc<str>, TopicLimit) {
         match self.answers.recv().await {
             Some(answer) => {
                 self.asked.take_if(|asked| *asked == answer.0);
@@ -129,7 +129,7 @@ async fn serve(
     limits: Limits,
     mut schedule: Schedule,
     mut questions: mpsc::Receiver<Arc<str>>,
-    answers: mpsc::Sender<(Arc<str>, LimitAnswer)>,
+    answers: mpsc::Sender<(Arc<str>, TopicLimit)>,
 ) {
     loop {
         let next = schedule.next(Instant::now());
@@ -148,17 +148,17 @@ async fn serve(
                 None => continue,
             },
         };
-        let answer = limits.topic_limit(&topic).await;
+        let asked = limits.topic_limit(&topic).await;
         let now = Instant::now();
-        match &answer {
-            LimitAnswer::Known(_) | LimitAnswer::NotAllowed => schedule.answered(&topic, true, now),
-            LimitAnswer::UnknownTopic => schedule.answered(&topic, false, now),
-            LimitAnswer::Unavailable(why) => {
+        let answer = match asked {
+            Ok(answer) => answer,
+            Err(why) => {
                 tracing::debug!(%topic, why, "the topic's size limit could not be asked for; asking again");
                 schedule.unanswered(&topic, now);
                 continue;
             }
-        }
+        };
+        schedule.answered(&topic, !matches!(answer, TopicLimit::Missing(_)), now);
         if answers.send((topic, answer)).await.is_err() {
             break;
         }

@@ -63,6 +63,7 @@ use self::prepare::Prepared;
 use self::reporter::Reporter;
 use self::session::{End, Lines, Session, Source, Statuses};
 use crate::admin::BreakerOrder;
+use crate::kafka::limits::TopicLimit;
 use crate::kafka::{self, Producer};
 use crate::metrics::Metrics;
 use crate::outbox;
@@ -110,9 +111,10 @@ struct Known {
     instance: String,
     reported_lsn: Lsn,
     /// Topics' size limits.
-    limits: HashMap<Arc<str>, usize>,
+    limits: HashMap<Arc<str>, TopicLimit>,
     batch_limit: Option<u32>,
-    said_not_allowed: bool,
+    said_topics_hidden: bool,
+    said_brokers_hidden: bool,
     /// Columns have to come as text.
     text: bool,
     /// The walsender that served us last: its slot is ours, not another instance's.
@@ -132,7 +134,8 @@ impl Known {
             reported_lsn: Lsn::ZERO,
             limits: HashMap::new(),
             batch_limit: None,
-            said_not_allowed: false,
+            said_topics_hidden: false,
+            said_brokers_hidden: false,
             text: false,
             last_pid: None,
             standby_conn: None,

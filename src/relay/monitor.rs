@@ -1,6 +1,7 @@
 //! The SQL side of a session, in a task of its own: it looks at slot and tables from time to time and
 //! writes the checkpoint row. Nothing here is waited for by the stream.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(20);
 pub(super) enum Notice {
     /// A person must act.
     Halt(Halt),
+    /// The partitions of the outbox tables by now, by OID.
+    Partitions(HashSet<u32>),
     /// The server shuts down; it waits for us to confirm or to go.
     ServerStopping,
 }
@@ -231,7 +234,11 @@ impl Monitor {
 
     async fn look_at_tables(&self, conn: &SqlConn, notices: &mpsc::Sender<Notice>) -> Result<(), PgError> {
         match preflight::recheck(conn, &self.settings, &self.outbox, &self.tables).await {
-            Ok(()) | Err(Problem::Wait(_)) => Ok(()),
+            Ok(partitions) => {
+                send(notices, Notice::Partitions(partitions)).await;
+                Ok(())
+            }
+            Err(Problem::Wait(_)) => Ok(()),
             Err(Problem::Retry(error)) => Err(error),
             Err(Problem::Halt(halt)) => {
                 send(notices, Notice::Halt(halt)).await;

@@ -230,17 +230,17 @@ async fn partitions(client: &Client, tables: &[TableIdentity]) -> Result<HashSet
 }
 
 /// The table checks again, while streaming: a table dropped and recreated, or swapped by rename,
-/// would be skipped silently.
+/// would be skipped silently. Answers with the partitions that there are by now.
 pub(super) async fn recheck(
     client: &Client,
     settings: &Settings,
     outbox: &outbox::Settings,
     began_with: &[TableIdentity],
-) -> Result<(), Problem> {
+) -> Result<HashSet<u32>, Problem> {
     slot_life::ensure_published(client, &settings.publication, outbox).await?;
     let (now, _) = identities(client, settings, outbox).await?;
     match began_with.iter().zip(&now).find(|(before, now)| before != now) {
-        None => Ok(()),
+        None => Ok(partitions(client, &now).await?),
         Some((before, now)) => Err(Problem::Halt(Halt::new(
             format!(
                 "outbox table {} is another table than streaming began with (OID {} then, {} now): it was dropped and \

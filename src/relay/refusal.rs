@@ -12,6 +12,7 @@ use super::parking::MAX_PARKED_KEYS;
 use super::topics::{MAX_TOPICS, Trouble};
 use crate::dead_letter::{Content, DeadLetterError, Letter};
 use crate::kafka::Rejection;
+use crate::kafka::limits::TopicLimit;
 use crate::outbox::Record;
 
 /// A record that was handed over longer ago than this may have waited for Kafka until its timestamp was too
@@ -45,21 +46,45 @@ pub(super) fn refused(record: &Record, rejection: Rejection, message: &str) -> H
 }
 
 /// The record is larger than its topic takes.
-pub(super) fn too_large(record: &Record, size: usize, limit: usize) -> Halt {
-    let name = describe(record);
+pub(super) fn too_large(record: &Record, size: usize, limit: TopicLimit) -> Halt {
+    let topic = &record.topic;
+    let raise = format!(
+        "raise the topic's limit (kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config \
+         max.message.bytes={size})"
+    );
+    let create = format!(
+        "create the topic with a limit of its own (kafka-topics.sh --create --topic {topic} --config \
+         max.message.bytes={size})"
+    );
+    let mend = match limit {
+        TopicLimit::Own(_) => raise,
+        TopicLimit::Missing(Some(_)) => create,
+        TopicLimit::Hidden(_) => format!("{raise}, or grant DescribeConfigs on the topic if it takes more,"),
+        TopicLimit::Missing(None) => {
+            format!("{create}, or grant DescribeConfigs on the cluster if brokers give a new one more,")
+        }
+    };
     Halt::new(
-        format!("record {name} is too large: {}", too_large_text(size, limit)),
-        format!(
-            "{STAYS}; raise the topic's limit (kafka-configs.sh --alter \
-             --entity-type topics --entity-name {} --add-config max.message.bytes={size}) and {AGAIN}; {OR_PARK}",
-            record.topic
-        ),
+        format!("record {} is too large: {}", describe(record), too_large_text(size, limit)),
+        format!("{STAYS}; {mend} and {AGAIN}; {OR_PARK}"),
     )
 }
 
 /// The same as a dead letter says it.
-pub(super) fn too_large_text(size: usize, limit: usize) -> String {
-    format!("{size} bytes, and the topic takes {limit}")
+pub(super) fn too_large_text(size: usize, limit: TopicLimit) -> String {
+    let takes = limit.bytes();
+    match limit {
+        TopicLimit::Own(_) => format!("{size} bytes, and the topic takes {takes}"),
+        TopicLimit::Missing(Some(_)) => format!(
+            "{size} bytes, and the topic does not exist yet: brokers give a new one {takes} (message.max.bytes)"
+        ),
+        TopicLimit::Missing(None) => format!(
+            "{size} bytes, and the topic does not exist yet: {takes} is assumed, brokers may not be asked"
+        ),
+        TopicLimit::Hidden(_) => {
+            format!("{size} bytes, and {takes} is assumed for the topic: describing it is not allowed")
+        }
+    }
 }
 
 /// A record failed more often than `KAFKA_MAX_RETRIES` allows.

@@ -7,6 +7,7 @@ mod closing;
 mod deliveries;
 mod end;
 mod letters;
+mod limits;
 mod source;
 
 use std::sync::Arc;
@@ -33,7 +34,6 @@ use super::silence::silent_at;
 use super::slot_life::RESET;
 use super::{Known, Relay};
 use crate::admin::BreakerOrder;
-use crate::kafka::limits::{DEFAULT_TOPIC_LIMIT, LimitAnswer};
 use crate::kafka::{self, Event, Inbox, Producer};
 use crate::outbox::Record;
 use crate::postgres::stream::ReplicationMessage;
@@ -182,7 +182,7 @@ impl<'a> Session<'a> {
                 answer = self.letters.answered() => {
                     if let Err(end) = self.letters_answered(answer) { return end }
                 }
-                (topic, answer) = self.desk.answered() => self.limit_answered(&topic, &answer),
+                (topic, answer) = self.desk.answered() => self.limit_answered(&topic, answer),
                 // The clock waits for nothing: status, dead peer, breaker, resends, bursts.
                 () = sleep_until(wake) => {}
                 flushed = self.writer.flush(), if self.writer.pending() => {
@@ -320,6 +320,7 @@ impl<'a> Session<'a> {
 
     fn noticed(&mut self, notice: Notice) {
         match notice {
+            Notice::Partitions(partitions) => self.intake.refuse_too(partitions),
             Notice::Halt(halt) => self.close(Why::Halt(halt), self.relay.settings.shutdown_timeout),
             Notice::ServerStopping => {
                 let by = Instant::now() + SERVER_STOP_GRACE;
@@ -328,33 +329,6 @@ impl<'a> Session<'a> {
                     None => self.close(Why::ServerStopping, SERVER_STOP_GRACE),
                 }
             }
-        }
-    }
-
-    fn limit_answered(&mut self, topic: &Arc<str>, answer: &LimitAnswer) {
-        let limit = match answer {
-            LimitAnswer::Known(limit) => *limit,
-            LimitAnswer::UnknownTopic => DEFAULT_TOPIC_LIMIT,
-            LimitAnswer::NotAllowed => {
-                if !std::mem::replace(&mut self.known.said_not_allowed, true) {
-                    tracing::warn!(%topic, assumed = DEFAULT_TOPIC_LIMIT,
-                        "describing topics is not allowed, so their max.message.bytes is assumed; grant DescribeConfigs");
-                }
-                DEFAULT_TOPIC_LIMIT
-            }
-            LimitAnswer::Unavailable(_) => return,
-        };
-        let now = Instant::now();
-        self.known.limits.insert(Arc::clone(topic), limit as usize);
-        self.core.learnt_limit(topic, limit as usize, now);
-        let smallest = self.known.batch_limit.map_or(limit, |known| known.min(limit));
-        self.known.batch_limit = Some(smallest);
-        if self.producer.as_ref().is_some_and(|producer| smallest < producer.batch_bytes()) {
-            self.shrink.get_or_insert(now);
-        }
-        self.intake.retry_pending(&mut self.core, &self.routes, now);
-        if let Some(topic) = self.intake.wanted_limit() {
-            self.desk.ask(topic);
         }
     }
 

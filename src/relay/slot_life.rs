@@ -139,6 +139,13 @@ pub fn missing(slot: &str, row: Option<&Row>) -> SlotError {
     }
 }
 
+/// Who was faster than a command.
+async fn in_use(client: &Client, slot: &str) -> Result<SlotError, PgError> {
+    let holder = slot::view(client, slot).await?.and_then(|view| view.held_by());
+    let holder = holder.unwrap_or_else(|| "another session".to_owned());
+    Ok(SlotError::InUse { slot: slot.to_owned(), holder })
+}
+
 /// The row of a slot of which nothing was published yet.
 fn fresh(slot: &str, system_identifier: String, database: String, confirmed_lsn: Option<Lsn>) -> Row {
     Row {

@@ -14,6 +14,7 @@ use super::backoff::Backoff;
 use super::lane::split;
 use super::queued::{Queued, TopicId};
 use crate::kafka::Ticket;
+use crate::kafka::limits::TopicLimit;
 use crate::outbox::Record;
 
 /// More topics than this are no topics of events: an identifier has come into the column that names them. Each
@@ -50,8 +51,8 @@ enum Phase {
 pub(super) struct Topic {
     /// Its name.
     pub(super) name: Arc<str>,
-    /// Largest record it takes, in bytes; `None` until it was asked for.
-    pub(super) limit: Option<usize>,
+    /// Largest record it takes; `None` until it was asked for.
+    pub(super) limit: Option<TopicLimit>,
     phase: Phase,
     in_flight: usize,
     failed: BTreeMap<Ticket, Record>,

@@ -169,6 +169,41 @@ async fn a_slot_of_debezium_goes_on_where_the_connector_had_confirmed_and_repeat
     stop(second).await;
 }
 
+/// The partitions that there were when it began to stream are not all that there are.
+#[tokio::test]
+async fn rows_under_a_partition_that_was_made_since_the_relay_began_halt_it_too() {
+    let outbox = Outbox::bare_on(Postgres::shared().await).await;
+    outbox
+        .database
+        .exec(
+            "create table outbox (id uuid default gen_random_uuid(), aggregatetype varchar(255) not null,
+                                  aggregateid varchar(255) not null, type varchar(255) not null, payload jsonb)
+                 partition by list (type);
+             create publication txstream_outbox for table outbox with (publish_via_partition_root = true)",
+        )
+        .await;
+    outbox.done(&["migrate", "up"]).await;
+    outbox.done(&["slot", "create"]).await;
+    outbox.database.exec("create table outbox_ready partition of outbox for values in ('Ready')").await;
+    let mut relay = outbox.relay(&[], &[("LOGGING_LEVEL", "debug")]).await;
+    relay.wait_ready().await;
+    outbox.database.exec("create table outbox_tested partition of outbox for values in ('Tested')").await;
+    relay.wait_for_log("it looks at the tables", SOON, |line| line.contains("has new partitions")).await;
+    // Its next look, which finds the publication wrong, is 10 s away.
+    let kind = unique("leaf");
+    outbox
+        .database
+        .exec(&format!(
+            "alter publication txstream_outbox set (publish_via_partition_root = false);
+             insert into outbox (aggregatetype, aggregateid, type, payload) values ('{kind}', '1', 'Tested', '{{}}')"
+        ))
+        .await;
+    let halted = halted(relay).await;
+    halted
+        .names(&["a row comes under the name of public.outbox_tested"])
+        .advises("txstream slot reset --backfill");
+}
+
 #[tokio::test]
 async fn rows_that_the_publication_showed_under_their_partition_halt_and_come_from_the_table() {
     let postgres = Postgres::start(Postgres::default_version(), &[]).await;

@@ -47,6 +47,8 @@ mod logs;
 mod migrate;
 /// What `migrate down` destroys, it names before.
 mod migrate_down;
+/// Topics that do not exist yet, and how large a record they will take.
+mod new_topics;
 /// What the relay says of itself.
 mod observing;
 /// A real Prometheus and what it finds.

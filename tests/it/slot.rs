@@ -285,9 +285,41 @@ async fn the_checkpoint_row_keeps_what_is_not_being_written() {
     checkpoint::set_rejected(&client, "s", "i", None).await.unwrap();
     let row = checkpoint::read(&client, "s").await.unwrap().unwrap();
     assert_eq!((row.recovery, &row.rejected), (Some(pair), &None));
-    checkpoint::replace(&client, &checkpoint::Row { recovery: None, ..row.clone() }).await.unwrap();
+    let afresh = checkpoint::Row { recovery: None, ..row.clone() };
+    assert!(checkpoint::replace(&client, &afresh, Some(&row.instance)).await.unwrap());
     let row = checkpoint::read(&client, "s").await.unwrap().unwrap();
     assert_eq!(row.recovery, None, "a new slot starts afresh");
+}
+
+#[tokio::test]
+async fn a_command_leaves_the_row_to_a_relay_that_took_it_since_the_command_looked() {
+    let database = migrated(Postgres::shared().await).await;
+    let client = database.client().await;
+    let (system, db) = checkpoint::whereabouts(&client).await.unwrap();
+    let relay =
+        Identity { system_identifier: &system, database: &db, instance: "relay", reported_lsn: Lsn::ZERO };
+    let by_command = checkpoint::Row {
+        slot: "s".into(),
+        system_identifier: system.clone(),
+        database: db.clone(),
+        confirmed_lsn: Some(Lsn(7)),
+        instance: "command".into(),
+        clean: true,
+        recovery: None,
+        dropped: false,
+        backfill_pending: false,
+        rejected: None,
+    };
+    // A command that saw no row, one that saw its own, and one that comes too late for each.
+    assert!(checkpoint::replace(&client, &by_command, None).await.unwrap());
+    assert!(checkpoint::replace(&client, &by_command, Some("command")).await.unwrap());
+    checkpoint::claim(&client, "s", &relay, Some(Lsn(9))).await.unwrap();
+    let taken = checkpoint::read(&client, "s").await.unwrap().unwrap();
+    for seen in [None, Some("command")] {
+        assert!(!checkpoint::replace(&client, &by_command, seen).await.unwrap());
+    }
+    assert_eq!(checkpoint::read(&client, "s").await.unwrap().unwrap(), taken);
+    assert_eq!((taken.instance.as_str(), taken.confirmed_lsn), ("relay", Some(Lsn(9))));
 }
 
 /// Runs a command on this database; its name is the slot's too.

@@ -3,7 +3,7 @@
 
 use crate::slot_reset::{BACKFILL, noted};
 use crate::support::wait::SOON;
-use crate::support::{Outbox, Postgres, unique};
+use crate::support::{Outbox, Postgres, published, unique};
 
 async fn confirmed(outbox: &Outbox) -> String {
     let slot = outbox.slot();
@@ -70,6 +70,51 @@ async fn advance_says_how_many_rows_it_skips_and_no_backfill_brings_them() {
     outbox.repair(&["slot", "reset", "--backfill", "--yes"]).await;
     outbox.streams(&[], &[]).await;
     assert_eq!(keys(&outbox, &kind).await, ["behind"], "what was passed on purpose does not come");
+}
+
+/// Ends a command where the slot is done and the row is not.
+const STOPPED: &str = "create function stopped() returns trigger language plpgsql as
+         $$ begin raise exception 'stopped before the row says so'; end $$;
+     create trigger stopped before update on txstream_checkpoint for each row
+         when (old.confirmed_lsn <> new.confirmed_lsn) execute function stopped()";
+
+const GOES_ON: &str = "drop trigger stopped on txstream_checkpoint";
+
+/// What the row does not say yet must not pass for the act of another program.
+#[tokio::test]
+async fn a_relay_that_starts_while_a_slot_is_moved_goes_on_from_there() {
+    let outbox = Outbox::with_slot().await;
+    let kind = unique("moving");
+    outbox.streams(&[], &[]).await;
+    outbox.insert(&kind, "skipped", "{}").await;
+    let to = ends_here(&outbox).await;
+    outbox.insert(&kind, "behind", "{}").await;
+    outbox.database.exec(STOPPED).await;
+    refused(&outbox, &["slot", "advance", &to, "--yes"], &["stopped before the row says so"]).await;
+    assert_eq!(confirmed(&outbox).await, to, "the slot was moved");
+    outbox.database.exec(GOES_ON).await;
+    outbox.streams(&[], &[]).await;
+    assert_eq!(keys(&outbox, &kind).await, ["behind"]);
+}
+
+#[tokio::test]
+async fn a_relay_waits_for_a_reset_that_was_stopped_whether_it_backfills_or_not() {
+    let outbox = Outbox::with_slot().await;
+    let kind = unique("between");
+    outbox.streams(&[], &[]).await;
+    outbox.database.exec(STOPPED).await;
+    let reset = ["slot", "reset", "--yes", "--lock-timeout", "30s"];
+    refused(&outbox, &reset, &["stopped before the row says so"]).await;
+    assert_eq!(outbox.slots().await, 1, "the new slot is there");
+    outbox.database.exec(GOES_ON).await;
+    let mut relay = outbox.relay(&[], &[]).await;
+    relay.wait_for_log("it waits", SOON, |line| line.contains("slot reset --backfill again")).await;
+    outbox.insert(&kind, "in-the-gap", "{}").await;
+    outbox.repair(&reset).await;
+    relay.wait_ready().await;
+    outbox.insert(&kind, "behind", "{}").await;
+    published(&relay, 1).await;
+    assert_eq!(keys(&outbox, &kind).await, ["behind"]);
 }
 
 #[tokio::test]

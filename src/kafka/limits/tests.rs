@@ -108,26 +108,45 @@ fn described(name: &str, value: Option<&str>) -> Result<ConfigResource, RDKafkaE
 #[test]
 fn each_answer_of_a_broker_has_its_meaning() {
     use RDKafkaErrorCode as Code;
-    assert_eq!(answer(described("max.message.bytes", Some("2000000"))), LimitAnswer::Known(2_000_000));
-    assert_eq!(answer(described("max.message.bytes", None)), LimitAnswer::NotAllowed);
-    assert_eq!(answer(described("retention.ms", Some("1"))), LimitAnswer::NotAllowed);
-    assert_eq!(answer(Err(Code::TopicAuthorizationFailed)), LimitAnswer::NotAllowed);
-    assert_eq!(answer(Err(Code::ClusterAuthorizationFailed)), LimitAnswer::NotAllowed);
-    assert_eq!(answer(Err(Code::UnknownTopicOrPartition)), LimitAnswer::UnknownTopic);
+    let answer = |result| answer(result, "max.message.bytes");
+    assert_eq!(answer(described("max.message.bytes", Some("2000000"))), Ok(Some(2_000_000)));
+    assert_eq!(answer(described("max.message.bytes", None)), Ok(None));
+    assert_eq!(answer(described("message.max.bytes", Some("1"))), Ok(None));
+    assert_eq!(answer(Err(Code::TopicAuthorizationFailed)), Ok(None));
+    assert_eq!(answer(Err(Code::ClusterAuthorizationFailed)), Ok(None));
+    assert_eq!(answer(Err(Code::UnknownTopicOrPartition)), Ok(None));
     for code in [Code::OperationTimedOut, Code::BrokerTransportFailure, Code::NotController] {
-        assert!(matches!(answer(Err(code)), LimitAnswer::Unavailable(_)), "{code:?}");
+        assert!(answer(Err(code)).is_err(), "{code:?}");
     }
 }
 
 #[test]
 fn a_topic_without_description_is_missing_only_if_its_metadata_say_so() {
     use RDKafkaRespErr as Native;
-    assert_eq!(exists(None), LimitAnswer::NotAllowed);
-    let missing = Native::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
-    assert_eq!(exists(Some(missing)), LimitAnswer::UnknownTopic);
-    assert_eq!(exists(Some(Native::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED)), LimitAnswer::NotAllowed);
-    let electing = exists(Some(Native::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE));
-    assert!(matches!(electing, LimitAnswer::Unavailable(_)), "{electing:?}");
+    assert_eq!(standing(None), Ok(Standing::There));
+    assert_eq!(standing(Some(Native::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART)), Ok(Standing::Missing));
+    assert_eq!(standing(Some(Native::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED)), Ok(Standing::There));
+    assert!(standing(Some(Native::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE)).is_err());
+}
+
+#[test]
+fn a_limit_of_a_topic_itself_holds_until_it_names_another_and_one_of_brokers_until_they_do() {
+    use TopicLimit::{Hidden, Missing, Own};
+    for (before, answer, after) in [
+        (None, Missing(Some(5_000_000)), Missing(Some(5_000_000))),
+        (Some(Missing(Some(5_000_000))), Own(300_000), Own(300_000)),
+        (Some(Own(300_000)), Own(400_000), Own(400_000)),
+        (Some(Own(300_000)), Missing(Some(5_000_000)), Own(300_000)),
+        (Some(Own(300_000)), Missing(None), Own(300_000)),
+        (Some(Own(300_000)), Hidden(Some(5_000_000)), Own(300_000)),
+        (Some(Missing(Some(5_000_000))), Missing(Some(6_000_000)), Missing(Some(6_000_000))),
+        (Some(Missing(Some(5_000_000))), Missing(None), Missing(Some(5_000_000))),
+        (Some(Missing(Some(5_000_000))), Hidden(None), Hidden(Some(5_000_000))),
+    ] {
+        assert_eq!(answer.after(before), after, "{before:?}, then {answer:?}");
+    }
+    assert_eq!(Missing(Some(5_000_000)).bytes(), 5_000_000);
+    assert_eq!([Missing(None).bytes(), Hidden(None).bytes()], [DEFAULT_TOPIC_LIMIT; 2]);
 }
 
 fn ask(brokers: String, timeout: Duration) -> Settings {
@@ -139,6 +158,15 @@ async fn brokers_that_cannot_be_reached_give_no_answer_within_the_timeout() {
     let cluster = MockCluster::new(1).unwrap();
     cluster.broker_down(-1).unwrap();
     let limits = Limits::new(&ask(cluster.bootstrap_servers(), Duration::from_millis(300))).unwrap();
-    assert!(matches!(limits.topic_limit("orders").await, LimitAnswer::Unavailable(_)));
+    assert!(limits.topic_limit("orders").await.is_err());
     tokio::task::spawn_blocking(|| limits.close()).await.unwrap();
+}
+
+#[test]
+fn each_question_goes_to_another_broker() {
+    let limits = Limits::new(&ask("localhost:1".to_owned(), Duration::from_secs(1))).unwrap();
+    let mut asked: Vec<_> = (0..3).map(|_| limits.whom(&[4, 7, 9]).unwrap()).collect();
+    asked.sort_unstable();
+    assert_eq!(asked, [4, 7, 9]);
+    assert_eq!(limits.whom(&[]), None);
 }

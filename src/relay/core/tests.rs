@@ -56,7 +56,7 @@ fn behind_a_stuck_record_a_million_are_acknowledged_and_then_reading_stops() {
         Backoff::seeded(settings.backoff, 1),
     );
     let route = core.add_route(&topic, &Arc::from("public.outbox"), Bytes::new());
-    core.set_limit(&topic, 1_000);
+    core.set_limit(&topic, TopicLimit::Own(1_000));
     let record =
         Record { topic, key: Bytes::new(), payload: None, headers: Vec::new(), event_type: Bytes::new() };
     core.begin(Lsn(1), 0);

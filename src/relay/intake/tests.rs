@@ -1,4 +1,5 @@
 use super::*;
+use crate::kafka::limits::TopicLimit;
 use crate::outbox::{Preset, Settings, TableName};
 use crate::pgoutput::{Relation, RelationColumn, Tuple, Value};
 use crate::relay::backoff::Backoff;
@@ -82,7 +83,7 @@ fn one_topic_more_than_there_may_be_halts_before_it_and_names_the_column_whateve
     for on_reject in [OnReject::Halt, OnReject::DeadLetter] {
         let mut bench = Bench::new(on_reject);
         for n in 0..MAX_TOPICS {
-            bench.core.set_limit(&Arc::from(format!("outbox.event.{n}")), 1_000);
+            bench.core.set_limit(&Arc::from(format!("outbox.event.{n}")), TopicLimit::Own(1_000));
             bench.row(&n.to_string());
         }
         // A known one is still taken.
@@ -110,7 +111,7 @@ fn what_intake_halts_at_counts_under_its_event_type() {
         ("unmappable", "known", None, 1_000),
     ] {
         let mut bench = Bench::new(OnReject::Halt);
-        bench.core.set_limit(&known, limit);
+        bench.core.set_limit(&known, TopicLimit::Own(limit));
         bench.values(aggregate_type, key, "Made");
         assert!(bench.intake.halt().is_some(), "{error}");
         let counted = [
@@ -125,7 +126,7 @@ fn what_intake_halts_at_counts_under_its_event_type() {
 #[test]
 fn a_stray_stream_abort_is_counted_and_left_out_and_the_rows_around_it_are_taken() {
     let mut bench = Bench::new(OnReject::Halt);
-    bench.core.set_limit(&Arc::from("outbox.event.order"), 1_000);
+    bench.core.set_limit(&Arc::from("outbox.event.order"), TopicLimit::Own(1_000));
     bench.row("order");
     bench.give(Message::StreamAbort { xid: 1, subxid: 2 });
     bench.row("order");

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::*;
+use crate::kafka::limits::TopicLimit;
 use crate::outbox::Record;
 use crate::postgres::Lsn;
 use crate::relay::backoff::Backoff;
@@ -42,7 +43,7 @@ fn core() -> Core {
     let mut core = Core::new(settings, Lsn(1), breaker, backoff);
     let topic: Arc<str> = Arc::from("t");
     core.add_route(&topic, &Arc::from("public.outbox"), Bytes::from_static(b"e"));
-    core.set_limit(&topic, 100);
+    core.set_limit(&topic, TopicLimit::Own(100));
     core
 }
 

@@ -11,6 +11,7 @@ use super::postgres::{Postgres, Row, TOPICS, Transaction};
 use super::rng::Rng;
 use super::table::Order;
 use crate::kafka::Failure;
+use crate::kafka::limits::TopicLimit;
 use crate::outbox::{Header, Record};
 use crate::postgres::Lsn;
 use crate::relay::backoff::Backoff;
@@ -22,7 +23,7 @@ use crate::relay::monitor::Pending;
 use crate::relay::settings::Settings;
 
 /// What a topic takes, and what a row that is too large has.
-const LIMIT: usize = 1_000;
+const LIMIT: u32 = 1_000;
 
 /// Where a source stands: transaction, and row in it once its Begin was read.
 #[derive(Debug, Clone, Copy)]
@@ -171,10 +172,10 @@ impl Session {
         };
         self.largest = self.largest.max(record.bytes() + RECORD_OVERHEAD_BYTES);
         let route = u32::try_from(row.topic).unwrap();
-        let size = if row.large { LIMIT + 1 } else { 10 };
+        let size = if row.large { LIMIT as usize + 1 } else { 10 };
         let taken = match self.core.take(record, route, size, now) {
             Taken::NeedsLimit(record) => {
-                self.core.learnt_limit(&self.topics[row.topic], LIMIT, now);
+                self.core.learnt_limit(&self.topics[row.topic], TopicLimit::Own(LIMIT), now);
                 self.core.take(*record, route, size, now)
             }
             taken => taken,

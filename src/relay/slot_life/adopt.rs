@@ -57,10 +57,15 @@ pub async fn changes(client: &Client, slot: &str) -> Result<Vec<Change>, SlotErr
 pub async fn adopt(client: &Client, slot: &str) -> Result<(), SlotError> {
     let found = adoptable(client, slot).await?;
     let confirmed_lsn = found.existing(slot)?.confirmed_flush_lsn;
+    let seen = found.row.as_ref().map(|row| row.instance.clone());
     let same = found.row.filter(|row| row.system_identifier == found.system_identifier && !row.dropped);
     let row = fresh(slot, found.system_identifier, found.database, confirmed_lsn);
     let (recovery, rejected) = same.map_or((None, None), |row| (row.recovery, row.rejected));
-    Ok(checkpoint::replace(client, &Row { recovery, rejected, ..row }).await?)
+    if checkpoint::replace(client, &Row { recovery, rejected, ..row }, seen.as_deref()).await? {
+        Ok(())
+    } else {
+        Err(SlotError::Taken(slot.to_owned()))
+    }
 }
 
 async fn adoptable(client: &Client, slot: &str) -> Result<Found, SlotError> {

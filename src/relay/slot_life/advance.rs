@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 use tokio_postgres::types::{PgLsn, Type};
 
-use super::{Found, SlotError, find_idle, fresh};
+use super::{BY_COMMAND, Found, SlotError, find_idle, fresh, in_use};
 use crate::outbox;
 use crate::postgres::slot::{self, DropError, Inserts};
 use crate::postgres::{Lsn, PgError, publication};
@@ -72,22 +72,46 @@ async fn by_table(
 /// As [`skips`]; the slot was not moved then.
 pub async fn advance(client: &Client, slot: &str, publication: &str, to: Lsn) -> Result<Lsn, SlotError> {
     let found = movable(client, slot, to).await?;
+    if let Some(row) = &found.row {
+        // A relay that begins now must not take the move for someone else's.
+        let moving = Row { clean: false, instance: BY_COMMAND.to_owned(), ..row.clone() };
+        if !checkpoint::replace(client, &moving, Some(&row.instance)).await? {
+            return Err(SlotError::Taken(slot.to_owned()));
+        }
+    }
+    let seen = found.row.as_ref().map(|_| BY_COMMAND);
     let at = match slot::advance(client, slot, to).await {
         Ok(at) => at,
-        Err(DropError::InUse(_)) => {
-            let holder = slot::view(client, slot).await?.and_then(|view| view.held_by());
-            let holder = holder.unwrap_or_else(|| "another session".to_owned());
-            return Err(SlotError::InUse { slot: slot.to_owned(), holder });
+        Err(error) => {
+            if let Some(row) = &found.row {
+                checkpoint::replace(client, row, seen).await?;
+            }
+            return Err(why_not(client, slot, found.row.as_ref(), error).await?);
         }
-        Err(DropError::Missing(_)) => return Err(super::missing(slot, found.row.as_ref())),
-        Err(DropError::Pg(error)) => return Err(error.into()),
     };
     let renewed = recovery(client, slot, publication, at).await?;
     let old = found.row.filter(|row| row.system_identifier == found.system_identifier);
     let kept = old.and_then(|row| row.recovery);
     let row = fresh(slot, found.system_identifier, found.database, Some(at));
-    checkpoint::replace(client, &Row { recovery: renewed.or(kept), ..row }).await?;
+    let written = checkpoint::replace(client, &Row { recovery: renewed.or(kept), ..row }, seen).await?;
+    // A relay streams from there already; what was passed does not come all the same.
+    if let (false, Some(renewed)) = (written, renewed) {
+        checkpoint::set_recovery(client, slot, renewed).await?;
+    }
     Ok(at)
+}
+
+async fn why_not(
+    client: &Client,
+    slot: &str,
+    row: Option<&Row>,
+    error: DropError,
+) -> Result<SlotError, PgError> {
+    Ok(match error {
+        DropError::InUse(_) => in_use(client, slot).await?,
+        DropError::Missing(_) => super::missing(slot, row),
+        DropError::Pg(error) => error.into(),
+    })
 }
 
 /// From which transaction on rows may be unconfirmed, with the slot at `at`: the oldest that still runs or

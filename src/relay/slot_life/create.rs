@@ -72,7 +72,9 @@ pub async fn create(client: &Client, new: &CreateSlot<'_>) -> Result<Created, Sl
         }
         Err(error) => return Err(error.into()),
     };
-    checkpoint::replace(client, &fresh(new.slot, system_identifier, database, Some(at))).await?;
+    let seen = row.as_ref().map(|row| row.instance.as_str());
+    // A relay that was waiting may stream from it already: the row is its own then.
+    checkpoint::replace(client, &fresh(new.slot, system_identifier, database, Some(at)), seen).await?;
     Ok(Created::New { at })
 }
 

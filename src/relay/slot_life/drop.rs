@@ -2,7 +2,7 @@
 
 use tokio_postgres::Client;
 
-use super::{SlotError, fresh};
+use super::{SlotError, fresh, in_use};
 use crate::postgres::Lsn;
 use crate::postgres::slot::{self, DropError, SlotView};
 use crate::relay::checkpoint::{self, CheckpointError, Row};
@@ -64,11 +64,7 @@ pub async fn drop(client: &Client, slot: &str) -> Result<(), SlotError> {
             }
             match error {
                 DropError::Pg(error) => Err(error.into()),
-                _ => {
-                    let holder = slot::view(client, slot).await?.and_then(|view| view.held_by());
-                    let holder = holder.unwrap_or_else(|| "another session".to_owned());
-                    Err(SlotError::InUse { slot: slot.to_owned(), holder })
-                }
+                _ => Err(in_use(client, slot).await?),
             }
         }
     }
@@ -81,8 +77,11 @@ async fn record_drop(client: &Client, slot: &str, view: &SlotView) -> Result<boo
         Ok(false) => {
             let (system_identifier, database) = checkpoint::whereabouts(client).await?;
             let row = fresh(slot, system_identifier, database, view.confirmed_flush_lsn);
-            checkpoint::replace(client, &Row { dropped: true, ..row }).await?;
-            Ok(true)
+            if checkpoint::replace(client, &Row { dropped: true, ..row }, None).await? {
+                Ok(true)
+            } else {
+                Err(SlotError::Taken(slot.to_owned()))
+            }
         }
         Err(CheckpointError::NoTable) => Ok(false),
         Err(error) => Err(error.into()),

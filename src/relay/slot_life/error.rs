@@ -89,6 +89,9 @@ pub enum SlotError {
         /// Who holds it.
         holder: String,
     },
+    /// A relay took the slot, or let go of it, since the command looked.
+    #[error("a relay has used slot {0} since this command looked at it")]
+    Taken(String),
     /// Another command works on it.
     #[error("another txstream slot command is at work on slot {0}")]
     AtWork(String),
@@ -184,6 +187,7 @@ impl SlotError {
             Self::InUse { .. } => {
                 "stop that relay (SIGTERM) and run it again; nothing was changed".to_owned()
             }
+            Self::Taken(_) => "stop that relay (SIGTERM) and run this again".to_owned(),
             Self::AtWork(_) => "wait until it has ended, or stop it, and run this again".to_owned(),
             Self::BackfillPending(_) => FINISH_BACKFILL.to_owned(),
             Self::Younger { .. } => RESET.to_owned(),

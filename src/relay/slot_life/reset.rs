@@ -1,8 +1,8 @@
 //! A new slot at the current point, in place of one that was lost or is to be given up, or with the
 //! backfill of a first one.
 //!
-//! With a backfill the steps are: mark the row `backfill pending` (a relay waits from then on), drop the
-//! slot there was, write the row as [`BY_RESET`], create the new slot, publish, [`finish`]. Broken off
+//! The steps are: mark the row `backfill pending` (a relay waits from then on), drop the slot there was, write
+//! the row as [`BY_RESET`], create the new slot, publish where a backfill is wanted, [`finish`]. Broken off
 //! anywhere it is run again: before the row is `BY_RESET` whatever slot there is gets dropped again,
 //! after it the slot stays, since rows that were written and deleted meanwhile exist in it alone.
 
@@ -11,6 +11,7 @@ use tokio_postgres::Client;
 use super::create::may_create;
 use super::{
     BY_COMMAND, BY_RESET, Found, SlotError, ensure_letters_are_of_here, ensure_published, find_idle, fresh,
+    in_use,
 };
 use crate::outbox::{self, TableName};
 use crate::postgres::Lsn;
@@ -151,7 +152,8 @@ pub struct Renewed {
 /// is pending until [`finish`].
 ///
 /// # Errors
-/// [`SlotError`]; without a backfill pending a failure after the drop leaves a slot that counts as lost.
+/// [`SlotError`]; a failure after the drop leaves a backfill pending, wanted or not: the rows of the gap are
+/// published then, or the reset is run again without.
 pub async fn renew(
     client: &Client,
     reset: &Reset<'_>,
@@ -162,7 +164,7 @@ pub async fn renew(
     // Without a backfill the one that was broken off is given up.
     if !survey.goes_on || replication.is_none() {
         slot::could_create(client, &reset.new).await?;
-        drop_old(client, name, survey, replication.is_some()).await?;
+        drop_old(client, name, survey).await?;
     } else if let Some(slot) = &survey.found.slot {
         return Ok(Renewed { at: slot.confirmed_flush_lsn, snapshot: None });
     }
@@ -170,7 +172,8 @@ pub async fn renew(
     match replication {
         None => {
             let at = slot::create(client, &reset.new).await?;
-            checkpoint::replace(client, &fresh(name, system_identifier, database, Some(at))).await?;
+            let row = fresh(name, system_identifier, database, Some(at));
+            renewed(checkpoint::replace(client, &row, Some(BY_RESET)).await?, name)?;
             Ok(Renewed { at: Some(at), snapshot: None })
         }
         Some(replication) => match slot::create_exporting(client, replication, &reset.new).await {
@@ -184,35 +187,33 @@ pub async fn renew(
     }
 }
 
-async fn drop_old(client: &Client, name: &str, survey: &Survey, pending: bool) -> Result<(), SlotError> {
+/// A row that a relay has taken since is its own.
+fn renewed(written: bool, name: &str) -> Result<(), SlotError> {
+    if written { Ok(()) } else { Err(SlotError::Taken(name.to_owned())) }
+}
+
+async fn drop_old(client: &Client, name: &str, survey: &Survey) -> Result<(), SlotError> {
     let row = row_of(survey, name);
-    if pending {
-        let instance = if row.instance == BY_RESET { BY_COMMAND.to_owned() } else { row.instance.clone() };
-        checkpoint::replace(client, &Row { backfill_pending: true, instance, ..row.clone() }).await?;
-    }
+    let before = survey.found.row.as_ref();
+    let instance = if row.instance == BY_RESET { BY_COMMAND.to_owned() } else { row.instance.clone() };
+    let marked = Row { backfill_pending: true, instance, ..row.clone() };
+    let seen = before.map(|row| row.instance.as_str());
+    renewed(checkpoint::replace(client, &marked, seen).await?, name)?;
     match slot::drop(client, name).await {
         Ok(()) | Err(DropError::Missing(_)) => {}
         Err(error) => {
             // Whoever holds it goes on with it: nothing has changed.
-            let before = survey.found.row.as_ref();
-            if pending && !before.is_some_and(|row| row.backfill_pending) {
+            if !before.is_some_and(|row| row.backfill_pending) {
                 checkpoint::set_backfill_pending(client, name, false).await?;
             }
             return Err(match error {
                 DropError::Pg(error) => error.into(),
-                _ => {
-                    let holder = slot::view(client, name).await?.and_then(|view| view.held_by());
-                    let holder = holder.unwrap_or_else(|| "another session".to_owned());
-                    SlotError::InUse { slot: name.to_owned(), holder }
-                }
+                _ => in_use(client, name).await?,
             });
         }
     }
-    if pending {
-        let instance = BY_RESET.to_owned();
-        checkpoint::replace(client, &Row { backfill_pending: true, instance, ..row }).await?;
-    }
-    Ok(())
+    let by_reset = Row { backfill_pending: true, instance: BY_RESET.to_owned(), ..row };
+    renewed(checkpoint::replace(client, &by_reset, Some(&marked.instance)).await?, name)
 }
 
 /// The row as it goes on: of this cluster and database, with the pair that tells confirmed rows.
@@ -240,7 +241,10 @@ pub async fn finish(
 ) -> Result<(), SlotError> {
     let (system_identifier, database) = checkpoint::whereabouts(client).await?;
     let row = fresh(slot, system_identifier, database, at);
-    Ok(checkpoint::replace(client, &Row { recovery: Some(recovery), ..row }).await?)
+    renewed(
+        checkpoint::replace(client, &Row { recovery: Some(recovery), ..row }, Some(BY_RESET)).await?,
+        slot,
+    )
 }
 
 /// The tables with a column that says itself what was published.

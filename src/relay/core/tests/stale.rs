@@ -37,7 +37,7 @@ async fn publish(cluster: &Cluster, keys: &[&'static str]) -> Core {
     let (breaker, backoff) = (Breaker::new(settings.breaker), Backoff::seeded(settings.backoff, 1));
     let mut core = Core::new(settings, Lsn(1), breaker, backoff);
     let route = core.add_route(&topic, &Arc::from("public.outbox"), Bytes::new());
-    core.set_limit(&topic, 1_000);
+    core.set_limit(&topic, TopicLimit::Own(1_000));
     core.begin(Lsn(1), 0);
     let record = |(n, key): (usize, &&'static str)| Record {
         topic: Arc::clone(&topic),
