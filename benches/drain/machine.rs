@@ -46,7 +46,7 @@ impl Machine {
         let Self { cpu, cores, memory_gib, kernel, postgres, pg_recvlogical, kafka, txstream } = self;
         format!(
             "{cpu}, {cores} cores, {memory_gib} GiB, Linux {kernel}; PostgreSQL {postgres} (`fsync=on`), \
-             Apache Kafka {kafka} (one broker, `acks=all`), `{pg_recvlogical}`, `{txstream}`. \
+             Apache Kafka {kafka} (one broker with the JVM options of its start script, `acks=all`), `{pg_recvlogical}`, `{txstream}`. \
              Servers, relay and probe share this machine, over loopback."
         )
     }

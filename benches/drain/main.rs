@@ -51,7 +51,8 @@ async fn main() {
     let pg_recvlogical = drain::find_pg_recvlogical();
     eprintln!("starting Postgres and Kafka");
     let postgres = Postgres::start(Postgres::default_version(), &POSTGRES_SETTINGS).await;
-    let kafka = Kafka::start(&[]).await;
+    // A heap as small as that of the tests' broker stops every record for 7 ms three times a second.
+    let kafka = Kafka::start_stock().await;
     kafka.create_topic(TOPIC, PARTITIONS, &[]).await;
     let database = postgres.database().await;
     backlog::migrate(&database).await;

@@ -29,6 +29,12 @@ impl Kafka {
         Self::run(properties, Vec::new()).await
     }
 
+    /// A broker of one's own with the heap and the JVM options that Kafka's start scripts give one: the broker of
+    /// the other tests has as little as it starts with.
+    pub(crate) async fn start_stock() -> Self {
+        Self::run(&[], vec!["--stock-jvm".to_owned()]).await
+    }
+
     /// A broker of one's own that the relay reaches only through the proxy (connect it to
     /// [`Proxy::address`]), while [`Kafka::bootstrap`] still goes past it.
     pub(crate) async fn start_behind_proxy(properties: &[(&str, &str)]) -> (Self, Proxy) {
