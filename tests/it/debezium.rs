@@ -169,18 +169,22 @@ async fn a_slot_of_debezium_goes_on_where_the_connector_had_confirmed_and_repeat
     stop(second).await;
 }
 
+/// An outbox table of Debezium's shape in partitions.
+const BY_TYPE: &str =
+    "create table outbox (id uuid default gen_random_uuid(), aggregatetype varchar(255) not null,
+                          aggregateid varchar(255) not null, type varchar(255) not null, payload jsonb)
+         partition by list (type)";
+
 /// The partitions that there were when it began to stream are not all that there are.
 #[tokio::test]
 async fn rows_under_a_partition_that_was_made_since_the_relay_began_halt_it_too() {
     let outbox = Outbox::bare_on(Postgres::shared().await).await;
     outbox
         .database
-        .exec(
-            "create table outbox (id uuid default gen_random_uuid(), aggregatetype varchar(255) not null,
-                                  aggregateid varchar(255) not null, type varchar(255) not null, payload jsonb)
-                 partition by list (type);
-             create publication txstream_outbox for table outbox with (publish_via_partition_root = true)",
-        )
+        .exec(&format!(
+                "{BY_TYPE};
+                 create publication txstream_outbox for table outbox with (publish_via_partition_root = true)"
+            ))
         .await;
     outbox.done(&["migrate", "up"]).await;
     outbox.done(&["slot", "create"]).await;
@@ -210,13 +214,11 @@ async fn rows_that_the_publication_showed_under_their_partition_halt_and_come_fr
     let outbox = Outbox::bare_on(&postgres).await;
     outbox
         .database
-        .exec(
-            "create table outbox (id uuid default gen_random_uuid(), aggregatetype varchar(255) not null,
-                                  aggregateid varchar(255) not null, type varchar(255) not null, payload jsonb)
-                 partition by list (type);
-             create table outbox_tested partition of outbox for values in ('Tested');
-             create publication dbz_publication for table outbox",
-        )
+        .exec(&format!(
+            "{BY_TYPE};
+                 create table outbox_tested partition of outbox for values in ('Tested');
+                 create publication dbz_publication for table outbox"
+        ))
         .await;
     outbox.database.exec("select pg_create_logical_replication_slot('debezium', 'pgoutput')").await;
     let kind = unique("leaf");
