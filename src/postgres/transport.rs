@@ -1,6 +1,7 @@
 //! A byte stream to a server: TCP or a Unix socket, with TLS where the settings want it. The same for
 //! SQL and replication connections.
 
+mod read_ahead;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -19,6 +20,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::tls::ChannelBinding;
 
+use self::read_ahead::ReadAhead;
 use super::conninfo::{Endpoint, SslMode, TcpSettings};
 use super::{ConnInfo, PgError};
 
@@ -130,7 +132,7 @@ async fn connect(info: &ConnInfo, endpoint: &Endpoint, deadline: Instant) -> Res
             path => path,
         };
         let stream = UnixStream::connect(path).await.map_err(|source| PgError::Io { doing, source })?;
-        return Ok(Transport::plain(stream));
+        return Ok(Transport::plain(ReadAhead::new(stream)));
     }
     let tcp = connect_tcp(endpoint, deadline)
         .await

@@ -49,6 +49,10 @@ const REST: Duration = Duration::from_micros(500);
 /// Status messages that only report progress are at least this far apart.
 const STATUS_THROTTLE: Duration = Duration::from_millis(100);
 
+/// How long a status waits that says that all is confirmed and nothing more came: what drains a backlog, or watches its
+/// end, need not wait for the throttle.
+const IDLE_STATUS: Duration = Duration::from_millis(10);
+
 /// How long a server that shuts down waits for Kafka's acknowledgements.
 const SERVER_STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -90,6 +94,8 @@ pub(super) struct Session<'a> {
     status_at: Instant,
     status_every: Duration,
     reply_requested: bool,
+    /// Since when every record is resolved.
+    idle_since: Option<Instant>,
     reading_since: Option<Instant>,
     acknowledged: u64,
     parked: u64,
@@ -145,6 +151,7 @@ impl<'a> Session<'a> {
             status_at: Instant::now(),
             status_every: opened.status_every,
             reply_requested: false,
+            idle_since: None,
             reading_since: None,
             acknowledged: 0,
             parked: 0,
@@ -333,6 +340,8 @@ impl<'a> Session<'a> {
     }
 
     fn status(&mut self, now: Instant) {
+        let idle = self.core.ledger().unresolved() == 0;
+        self.idle_since = idle.then(|| self.idle_since.unwrap_or(now));
         if now >= self.status_due() {
             let ledger = self.core.ledger();
             self.writer.queue_status(ledger.received_lsn(), ledger.confirmed_lsn());
@@ -346,7 +355,9 @@ impl<'a> Session<'a> {
         if self.reply_requested {
             self.status_at
         } else if self.core.ledger().confirmed_lsn() > self.known.reported_lsn {
-            self.status_at + STATUS_THROTTLE.min(self.status_every)
+            let throttled = self.status_at + STATUS_THROTTLE.min(self.status_every);
+            let idle = self.idle_since.map(|since| since.max(self.status_at) + IDLE_STATUS);
+            idle.map_or(throttled, |idle| idle.min(throttled))
         } else {
             self.status_at + self.status_every
         }

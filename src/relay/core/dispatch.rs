@@ -5,8 +5,13 @@ use tokio::time::Instant;
 use super::{Core, FULL_FOR, Sink};
 use crate::kafka::{Rejection, SendError, Ticket};
 use crate::outbox::Record;
+use crate::relay::gather::BURST_RECORDS;
 use crate::relay::queued::{Queued, TopicId};
 use crate::relay::rounds::Round;
+
+/// No more than that is handed over before the loop looks at the rest of the world, which takes 5 ms. Twice what is
+/// gathered at most, so that only what was held up goes in several pieces.
+const MOST_AT_ONCE: usize = 2 * BURST_RECORDS;
 
 /// What became of a record that was to be handed over.
 enum Handed {
@@ -18,7 +23,7 @@ enum Handed {
 }
 
 impl Core {
-    /// Hands over what is due: first what has to go again, then a turn of every lane.
+    /// Hands over what is due: first what has to go again, then what the lanes gathered, in turns.
     pub(in crate::relay) fn dispatch(&mut self, sink: &mut impl Sink, now: Instant) {
         // librdkafka frees a record's place only after its report was handled, so the last report may
         // come while the queue still counts as full.
@@ -33,10 +38,14 @@ impl Core {
         let round = self.rounds.open(now);
         self.dispatch_topics(sink, round, &mut allowance, now);
         if self.gather.is_due(self.lanes.queued(), !self.may_read(), now) {
-            for _ in 0..self.settings.lanes {
-                if let Some(lane) = self.lanes.turn() {
-                    self.dispatch_lane(lane, sink, round, &mut allowance);
-                }
+            // The burst as a whole: in pieces, with reading in between, each piece would be a request of its own.
+            let before = self.lanes.queued();
+            while before.saturating_sub(self.lanes.queued()) < MOST_AT_ONCE
+                && allowance > 0
+                && !self.is_stuck()
+                && let Some(lane) = self.lanes.turn()
+            {
+                self.dispatch_lane(lane, sink, round, &mut allowance);
             }
             if self.lanes.queued() == 0 {
                 self.gather.handed_over();

@@ -45,9 +45,8 @@ impl Sink for Taker {
     }
 }
 
-#[test]
-fn behind_a_stuck_record_a_million_are_acknowledged_and_then_reading_stops() {
-    let (settings, now) = (settings(), Instant::now());
+/// A core with one topic and a route to it, and a record for that.
+fn core_and_record(settings: &Settings) -> (Core, u32, Record) {
     let topic: Arc<str> = Arc::from("t");
     let mut core = Core::new(
         settings.clone(),
@@ -59,6 +58,46 @@ fn behind_a_stuck_record_a_million_are_acknowledged_and_then_reading_stops() {
     core.set_limit(&topic, TopicLimit::Own(1_000));
     let record =
         Record { topic, key: Bytes::new(), payload: None, headers: Vec::new(), event_type: Bytes::new() };
+    (core, route, record)
+}
+
+#[test]
+fn a_burst_is_handed_over_as_a_whole_and_what_was_held_up_in_pieces() {
+    let settings = Settings { lanes: 4, batch_size: 100, ..settings() };
+    let (mut core, route, record) = core_and_record(&settings);
+    core.begin(Lsn(1), 0);
+    let now = Instant::now();
+    let mut taker = Taker::default();
+    let take = |core: &mut Core, records: u32| {
+        for n in 0..records {
+            let record = Record { key: Bytes::copy_from_slice(&n.to_be_bytes()), ..record.clone() };
+            assert_eq!(core.take(record, route, 10, now), Taken::Yes);
+        }
+    };
+    take(&mut core, 3_000);
+    core.dispatch(&mut taker, now);
+    assert_eq!(taker.0.len(), 0, "a burst gathers");
+    let due = now + Duration::from_millis(100);
+    core.dispatch(&mut taker, due);
+    assert_eq!(taker.0.len(), 3_000, "in pieces it would make small requests");
+    taker.0.clear();
+    take(&mut core, 50_000);
+    let mut pieces = 0;
+    while core.lane_depths().sum::<usize>() > 0 {
+        let before = taker.0.len();
+        core.dispatch(&mut taker, due);
+        let piece = taker.0.len() - before;
+        assert!((1..10_000).contains(&piece), "a piece of {piece} records holds everything else up");
+        pieces += 1;
+        assert!(pieces < 50);
+    }
+    assert_eq!(taker.0.len(), 50_000);
+}
+
+#[test]
+fn behind_a_stuck_record_a_million_are_acknowledged_and_then_reading_stops() {
+    let now = Instant::now();
+    let (mut core, route, record) = core_and_record(&settings());
     core.begin(Lsn(1), 0);
     let (mut taker, mut stuck, mut behind) = (Taker::default(), None, 0);
     while core.may_read() {

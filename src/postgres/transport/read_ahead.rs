@@ -1,0 +1,372 @@
+//! A Unix socket that a thread reads ahead of its reader while the server floods it.
+//!
+//! What waits on a Unix socket lies in the sender's buffer (`net.core.wmem_default`, 208 KiB unless changed), each
+//! message in a piece of its own: about 160 small rows of a walsender, 0.6 ms of what it can send. A
+//! relay whose thread is busy for longer with anything else (handing over a burst takes milliseconds, waiting for a
+//! core as long) makes the walsender stand still. TCP holds megabytes, so only Unix sockets need this.
+//!
+//! A stream that is not flooded is read directly, so that a lone row waits for no other thread. While the thread
+//! reads, the runtime does not watch the socket for bytes: every message of the server would wake it.
+//!
+//! Invariants: one of the two reads at a time, and the bytes come in their order; no more than
+//! [`CHUNKS`] · [`CHUNK_BYTES`] lie here, then the thread stops reading, and the server feels it.
+
+use std::collections::VecDeque;
+use std::io::{self, Read as _, Write as _};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::UnixStream;
+
+/// The size of a chunk, and of the largest single read of the thread: what a flood brings between two rests.
+const CHUNK_BYTES: usize = 32 * 1024;
+
+/// How many chunks may be filled: 1 MiB, which is ten milliseconds of a walsender at full speed.
+const CHUNKS: usize = 32;
+
+/// A read that finds this much has found half of what the kernel holds for small rows: a flood.
+const FLOOD_BYTES: usize = CHUNK_BYTES;
+
+/// The thread rests between two reads, or the server would have to wake it for every message. It
+/// looks for a rest that brings about a chunk; the kernel's buffer is full after two of them.
+const SHORTEST_REST: Duration = Duration::from_micros(100);
+const FIRST_REST: Duration = Duration::from_micros(200);
+const LONGEST_REST: Duration = Duration::from_millis(1);
+
+/// How long the thread waits for room before it looks for a writer that waits.
+const LONGEST_WAIT: Duration = Duration::from_millis(100);
+
+/// Rests without a byte that end the flood: about 100 ms, so that a hiccup does not.
+const IDLE_RESTS: u32 = 100;
+
+/// A Unix socket, read directly or ahead.
+pub(super) struct ReadAhead(Mode);
+
+enum Mode {
+    Direct(UnixStream),
+    Ahead {
+        socket: StdUnixStream,
+        thread: ReadingThread,
+    },
+    /// The socket could not change hands.
+    Lost,
+}
+
+impl ReadAhead {
+    /// Reads directly until there is a flood.
+    pub(super) fn new(stream: UnixStream) -> Self {
+        Self(Mode::Direct(stream))
+    }
+
+    /// Leaves reading to a thread. Without one it goes on directly.
+    fn engage(&mut self) -> io::Result<()> {
+        if let Mode::Direct(stream) = std::mem::replace(&mut self.0, Mode::Lost) {
+            let socket = stream.into_std()?;
+            self.0 = match ReadingThread::start(&socket) {
+                Ok(thread) => Mode::Ahead { socket, thread },
+                Err(_) => Mode::Direct(UnixStream::from_std(socket)?),
+            };
+        }
+        Ok(())
+    }
+
+    /// Takes reading back from the thread, which has ended.
+    fn disengage(&mut self) -> io::Result<()> {
+        if let Mode::Ahead { socket, .. } = std::mem::replace(&mut self.0, Mode::Lost) {
+            self.0 = Mode::Direct(UnixStream::from_std(socket)?);
+        }
+        Ok(())
+    }
+}
+
+fn lost() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the socket could not be given to another reader")
+}
+
+impl AsyncRead for ReadAhead {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            match &mut self.0 {
+                Mode::Direct(stream) => {
+                    let before = out.filled().len();
+                    ready!(Pin::new(stream).poll_read(cx, out))?;
+                    if out.filled().len() - before >= FLOOD_BYTES {
+                        self.engage()?;
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+                Mode::Ahead { thread, .. } => match ready!(thread.poll_read(cx, out))? {
+                    Read::Given => return Poll::Ready(Ok(())),
+                    Read::FloodIsOver => self.disengage()?,
+                },
+                Mode::Lost => return Poll::Ready(Err(lost())),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for ReadAhead {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.0 {
+            Mode::Direct(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Mode::Ahead { socket, thread } => match socket.write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    thread.wakes_writer(cx);
+                    Poll::Pending
+                }
+                written => Poll::Ready(written),
+            },
+            Mode::Lost => Poll::Ready(Err(lost())),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The kernel has it.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.0 {
+            Mode::Direct(stream) => Pin::new(stream).poll_shutdown(cx),
+            Mode::Ahead { socket, .. } => Poll::Ready(socket.shutdown(Shutdown::Write)),
+            Mode::Lost => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+/// The reader's hold on the thread, which ends when this is dropped, if not before.
+struct ReadingThread {
+    shared: Arc<Shared>,
+    thread: Thread,
+}
+
+/// What came of a read.
+enum Read {
+    /// Bytes; none at the end of the stream.
+    Given,
+    /// All was given, and the thread has ended.
+    FloodIsOver,
+}
+
+impl ReadingThread {
+    /// Starts a thread that reads the socket, which does not block.
+    fn start(socket: &StdUnixStream) -> io::Result<Self> {
+        let socket = socket.try_clone()?;
+        let shared = Arc::new(Shared::default());
+        let for_thread = Arc::clone(&shared);
+        let read = move || read_ahead(socket, &for_thread);
+        let handle = thread::Builder::new().name("read-ahead".to_owned()).spawn(read)?;
+        Ok(Self { shared, thread: handle.thread().clone() })
+    }
+
+    /// Gives what was read, in its order.
+    fn poll_read(&self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<Read>> {
+        let mut state = self.shared.state();
+        if state.filled.is_empty() {
+            return match &mut state.end {
+                None => {
+                    state.reader = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+                Some(End::Pause) => Poll::Ready(Ok(Read::FloodIsOver)),
+                Some(End::Closed) => Poll::Ready(Ok(Read::Given)),
+                Some(End::Failed(error)) => {
+                    Poll::Ready(Err(std::mem::replace(error, io::ErrorKind::NotConnected.into())))
+                }
+            };
+        }
+        while out.remaining() > 0
+            && let Some(chunk) = state.filled.front_mut()
+        {
+            let bytes = chunk.rest().len().min(out.remaining());
+            out.put_slice(&chunk.rest()[..bytes]);
+            chunk.from += bytes;
+            if chunk.rest().is_empty()
+                && let Some(chunk) = state.filled.pop_front()
+            {
+                state.empty.push(chunk.bytes);
+            }
+        }
+        // Not at the first chunk, or the thread would wake for each.
+        if state.full && state.filled.len() <= CHUNKS / 2 {
+            state.full = false;
+            self.thread.unpark();
+        }
+        Poll::Ready(Ok(Read::Given))
+    }
+
+    /// The thread, which looks at the socket all the time, wakes whoever could not write to it.
+    fn wakes_writer(&self, cx: &mut Context<'_>) {
+        self.shared.state().writer = Some(cx.waker().clone());
+    }
+}
+
+impl Drop for ReadingThread {
+    fn drop(&mut self) {
+        self.shared.state().abandoned = true;
+        self.thread.unpark();
+    }
+}
+
+/// What thread and reader share.
+#[derive(Default)]
+struct Shared(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    /// What was read, oldest first.
+    filled: VecDeque<Chunk>,
+    /// Chunks to be filled again.
+    empty: Vec<Box<[u8]>>,
+    /// The thread waits for room.
+    full: bool,
+    /// Why the thread has ended.
+    end: Option<End>,
+    /// The reader is gone: the thread ends.
+    abandoned: bool,
+    /// Who waits for bytes.
+    reader: Option<Waker>,
+    /// Who waits to write.
+    writer: Option<Waker>,
+}
+
+/// Bytes that were read: those from `from` to `to`.
+struct Chunk {
+    bytes: Box<[u8]>,
+    from: usize,
+    to: usize,
+}
+
+impl Chunk {
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.from..self.to]
+    }
+}
+
+enum End {
+    /// The flood is over.
+    Pause,
+    /// The server has closed.
+    Closed,
+    Failed(io::Error),
+}
+
+impl Shared {
+    /// Every step under the lock leaves a state that is valid, so a panic does not spoil it.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Somewhere to read to; waits while there is no room. `None` when the reader is gone.
+    fn room(&self) -> Option<Box<[u8]>> {
+        loop {
+            let mut state = self.state();
+            if state.abandoned {
+                return None;
+            }
+            if state.filled.len() < CHUNKS {
+                return Some(state.empty.pop().unwrap_or_else(|| vec![0; CHUNK_BYTES].into()));
+            }
+            state.full = true;
+            let writer = state.writer.take();
+            drop(state);
+            wake(writer);
+            thread::park_timeout(LONGEST_WAIT);
+        }
+    }
+
+    /// Passes on what was read.
+    fn pass(&self, bytes: Box<[u8]>, to: usize) {
+        let mut state = self.state();
+        state.filled.push_back(Chunk { bytes, from: 0, to });
+        let reader = state.reader.take();
+        drop(state);
+        wake(reader);
+    }
+
+    /// Tells that the thread has ended.
+    fn end(&self, end: End) {
+        let mut state = self.state();
+        state.end = Some(end);
+        let waiting = [state.reader.take(), state.writer.take()];
+        drop(state);
+        waiting.into_iter().for_each(wake);
+    }
+}
+
+/// Wakes who waits; never under the lock, which he takes next.
+fn wake(waits: Option<Waker>) {
+    if let Some(waker) = waits {
+        waker.wake();
+    }
+}
+
+/// Reads until there is a pause, an end, or no reader any more.
+fn read_ahead(mut socket: StdUnixStream, shared: &Shared) {
+    let mut rest = FIRST_REST;
+    let mut idle = 0;
+    while idle < IDLE_RESTS {
+        let Some(read) = read_all(&mut socket, shared) else { return };
+        let came = match read {
+            Ok(came) => came,
+            Err(end) => return shared.end(end),
+        };
+        let writer = shared.state().writer.take();
+        wake(writer);
+        idle = if came > 0 { 0 } else { idle + 1 };
+        rest = next_rest(rest, came);
+        thread::sleep(rest);
+    }
+    shared.end(End::Pause);
+}
+
+/// Reads what the socket holds, and says how much that was. `None` when the reader is gone.
+fn read_all(socket: &mut StdUnixStream, shared: &Shared) -> Option<Result<usize, End>> {
+    let mut came = 0;
+    loop {
+        let mut bytes = shared.room()?;
+        match socket.read(&mut bytes) {
+            Ok(0) => return Some(Err(End::Closed)),
+            Ok(to) => {
+                came += to;
+                shared.pass(bytes, to);
+                if to < CHUNK_BYTES {
+                    return Some(Ok(came));
+                }
+            }
+            Err(error) => {
+                shared.state().empty.push(bytes);
+                match error.kind() {
+                    io::ErrorKind::Interrupted => {}
+                    io::ErrorKind::WouldBlock => return Some(Ok(came)),
+                    _ => return Some(Err(End::Failed(error))),
+                }
+            }
+        }
+    }
+}
+
+/// How long to rest after a rest that brought so many bytes.
+fn next_rest(rest: Duration, came: usize) -> Duration {
+    let next = if came > CHUNK_BYTES + CHUNK_BYTES / 3 {
+        rest * 3 / 4
+    } else if came < CHUNK_BYTES - CHUNK_BYTES / 4 {
+        rest * 4 / 3
+    } else {
+        rest
+    };
+    next.clamp(SHORTEST_REST, LONGEST_REST)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+use std::sync::mpsc::sync_channel;
+use std::thread::JoinHandle;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout};
+
+use super::*;
+
+/// Longer than anything here takes; a test that hangs ends by it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// More than the thread and the kernel hold together.
+const FLOOD: usize = 8 * 1024 * 1024;
+
+/// The server's end, blocking, and ours.
+fn pair() -> (StdUnixStream, ReadAhead) {
+    let (server, ours) = StdUnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    server.set_read_timeout(Some(PATIENCE)).unwrap();
+    server.set_write_timeout(Some(PATIENCE)).unwrap();
+    (server, ReadAhead::new(UnixStream::from_std(ours).unwrap()))
+}
+
+/// Bytes that tell where they stand.
+fn bytes(from: usize, to: usize) -> Vec<u8> {
+    (from..to).map(|at| (at / 8).to_le_bytes()[at % 8]).collect()
+}
+
+/// Sends so many of them as a walsender does, in small messages.
+fn send(server: &mut StdUnixStream, most: usize) -> io::Result<()> {
+    bytes(0, most).chunks(384).try_for_each(|message| server.write_all(message))
+}
+
+impl ReadAhead {
+    fn is_ahead(&self) -> bool {
+        matches!(self.0, Mode::Ahead { .. })
+    }
+
+    fn shared(&self) -> Arc<Shared> {
+        let Mode::Ahead { thread, .. } = &self.0 else { panic!("no thread reads") };
+        Arc::clone(&thread.shared)
+    }
+}
+
+/// Reads until the stream ends or so many bytes came.
+async fn receive(stream: &mut ReadAhead, most: usize) -> Vec<u8> {
+    let mut all = Vec::new();
+    let mut part = vec![0; 256 * 1024];
+    while all.len() < most {
+        let room = part.len().min(most - all.len());
+        match timeout(PATIENCE, stream.read(&mut part[..room])).await.unwrap().unwrap() {
+            0 => break,
+            came => all.extend_from_slice(&part[..came]),
+        }
+    }
+    all
+}
+
+/// A server in the midst of a flood, of which so much was received, and the thread that sends it.
+async fn flooded() -> (StdUnixStream, ReadAhead, usize, JoinHandle<io::Result<()>>) {
+    let (server, mut stream) = pair();
+    let mut sending = server.try_clone().unwrap();
+    let sender = thread::spawn(move || send(&mut sending, FLOOD));
+    let received = FLOOD / 8;
+    assert!(receive(&mut stream, received).await == bytes(0, received), "bytes are missing, or out of order");
+    assert!(stream.is_ahead(), "nothing is read ahead");
+    (server, stream, received, sender)
+}
+
+/// Waits for what a thread brings about.
+fn until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        thread::yield_now();
+    }
+}
+
+#[tokio::test]
+async fn a_flood_comes_whole_in_order_and_with_its_end() {
+    let (server, mut stream, received, sender) = flooded().await;
+    drop(server);
+    let came = receive(&mut stream, usize::MAX).await;
+    sender.join().unwrap().unwrap();
+    assert!(came == bytes(received, FLOOD), "{} bytes came, or in another order", came.len());
+    assert_eq!(receive(&mut stream, 1).await, b"", "the end stays");
+}
+
+#[tokio::test]
+async fn a_lone_message_is_read_directly() {
+    let (mut server, mut stream) = pair();
+    for at in 0..10 {
+        server.write_all(&bytes(at * 384, (at + 1) * 384)).unwrap();
+        assert_eq!(receive(&mut stream, 384).await, bytes(at * 384, (at + 1) * 384));
+    }
+    assert!(!stream.is_ahead());
+    drop(server);
+    assert_eq!(receive(&mut stream, 1).await, b"");
+}
+
+#[tokio::test]
+async fn after_the_flood_it_is_read_directly_again() {
+    let (mut server, mut stream, received, sender) = flooded().await;
+    assert_eq!(receive(&mut stream, FLOOD - received).await.len(), FLOOD - received);
+    sender.join().unwrap().unwrap();
+    // Waits like any reader, until the thread has ended for want of bytes.
+    let mut byte = [0];
+    let direct = std::future::poll_fn(|cx| {
+        let waits = Pin::new(&mut stream).poll_read(cx, &mut ReadBuf::new(&mut byte));
+        assert!(waits.is_pending(), "nothing was sent");
+        if stream.is_ahead() { Poll::Pending } else { Poll::Ready(()) }
+    });
+    timeout(PATIENCE, direct).await.unwrap();
+    server.write_all(b"row").unwrap();
+    assert_eq!(receive(&mut stream, 3).await, b"row");
+    stream.write_all(b"status").await.unwrap();
+    let mut status = [0; 6];
+    server.read_exact(&mut status).unwrap();
+    assert_eq!(&status, b"status");
+}
+
+#[tokio::test]
+async fn a_reader_that_stops_is_not_read_ahead_of_without_bound() {
+    let (_server, mut stream, received, sender) = flooded().await;
+    let shared = stream.shared();
+    until("the thread is full", || shared.state().full);
+    let held: usize = shared.state().filled.iter().map(|chunk| chunk.rest().len()).sum();
+    assert!(held <= CHUNKS * CHUNK_BYTES, "{held} bytes were read ahead");
+    assert!(!sender.is_finished(), "{FLOOD} bytes lie somewhere");
+    let came = receive(&mut stream, FLOOD - received).await;
+    assert!(came == bytes(received, FLOOD), "{} bytes came, or in another order", came.len());
+    sender.join().unwrap().unwrap();
+}
+
+/// The server sees the end of a connection whose reader was dropped, whatever the thread does.
+#[tokio::test]
+async fn a_dropped_reader_ends_the_thread() {
+    for full in [false, true] {
+        let (_server, stream, _, sender) = flooded().await;
+        if full {
+            let shared = stream.shared();
+            until("the thread is full", || shared.state().full);
+        }
+        drop(stream);
+        let end = sender.join().unwrap().unwrap_err().kind();
+        assert!(matches!(end, io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset), "{end:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_has_to_wait_goes_on_when_there_is_room() {
+    let (mut server, mut stream, _, _sender) = flooded().await;
+    let (tell, begin) = sync_channel(1);
+    let statuses = bytes(0, 512 * 1024);
+    let receiver = thread::spawn(move || {
+        begin.recv_timeout(PATIENCE).unwrap();
+        let mut all = vec![0; 512 * 1024];
+        server.read_exact(&mut all).unwrap();
+        all
+    });
+    let (mut tell, mut written) = (Some(tell), 0);
+    let write = std::future::poll_fn(|cx| {
+        while written < statuses.len() {
+            match Pin::new(&mut stream).poll_write(cx, &statuses[written..]) {
+                Poll::Ready(more) => written += more.unwrap(),
+                Poll::Pending => {
+                    if let Some(tell) = tell.take() {
+                        tell.send(()).unwrap();
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(())
+    });
+    timeout(PATIENCE, write).await.unwrap();
+    assert!(tell.is_none(), "the socket took all at once");
+    assert!(receiver.join().unwrap() == statuses);
+}
+
+#[test]
+fn the_rest_is_what_brings_about_a_chunk() {
+    let mut rest = FIRST_REST;
+    // Bytes a second that a server sends.
+    for rate in [20_000_000, 100_000_000, 200_000_000] {
+        let brings = |rest: Duration| (f64::from(rate) * rest.as_secs_f64()) as usize;
+        for _ in 0..20 {
+            rest = next_rest(rest, brings(rest));
+        }
+        let came = brings(rest);
+        assert!(came <= CHUNK_BYTES * 4 / 3, "{rate}: {came} in {rest:?}");
+        assert!(came >= CHUNK_BYTES * 3 / 4 || rest == LONGEST_REST, "{rate}: {came} in {rest:?}");
+    }
+}
