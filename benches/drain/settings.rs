@@ -12,6 +12,8 @@ pub(crate) struct Settings {
     pub(crate) rows_per_commit: u64,
     /// `BENCH_PAIRS`: turns of `pg_recvlogical` and the relay, over each transport.
     pub(crate) pairs: u32,
+    /// `BENCH_WARM_UPS`: drains by the relay before those that count.
+    pub(crate) warm_ups: u32,
     /// `BENCH_BIG_ROWS`: rows of the one big transaction, 0 skips it.
     pub(crate) big_rows: u64,
     /// `BENCH_LATENCY_SECONDS`: how long latency is measured, 0 skips it.
@@ -31,17 +33,19 @@ impl Settings {
             rows: 500_000,
             rows_per_commit: 100,
             pairs: 3,
+            warm_ups: 8,
             big_rows: 1_000_000,
             latency_time: Duration::from_secs(20),
             report: Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/benchmark.md")),
         };
-        let names = ["ROWS", "ROWS_PER_COMMIT", "PAIRS", "BIG_ROWS", "LATENCY_SECONDS"];
+        let names = ["ROWS", "ROWS_PER_COMMIT", "PAIRS", "WARM_UPS", "BIG_ROWS", "LATENCY_SECONDS"];
         let smaller = names.iter().any(|name| std::env::var_os(format!("BENCH_{name}")).is_some());
         let report = std::env::var_os("BENCH_REPORT").map(PathBuf::from);
         Self {
             rows: number("ROWS", full.rows),
             rows_per_commit: number("ROWS_PER_COMMIT", full.rows_per_commit),
             pairs: number("PAIRS", full.pairs),
+            warm_ups: number("WARM_UPS", full.warm_ups),
             big_rows: number("BIG_ROWS", full.big_rows),
             latency_time: Duration::from_secs(number("LATENCY_SECONDS", full.latency_time.as_secs())),
             report: report.or_else(|| full.report.filter(|_| !smaller)),

@@ -90,6 +90,8 @@ mod verify_doubt;
 /// What the tests below write and how they judge what arrived.
 mod load;
 
+/// A backlog over a Unix socket.
+mod backlog;
 /// A huge transaction in fixed memory.
 mod big;
 /// The same at three brokers, between which leaders move.

@@ -26,9 +26,16 @@ fn bytes(from: usize, to: usize) -> Vec<u8> {
     (from..to).map(|at| (at / 8).to_le_bytes()[at % 8]).collect()
 }
 
-/// Sends so many of them as a walsender does, in small messages.
-fn send(server: &mut StdUnixStream, most: usize) -> io::Result<()> {
-    bytes(0, most).chunks(384).try_for_each(|message| server.write_all(message))
+/// Sends them as a walsender does, in small messages; says how far it came.
+fn send(server: &mut StdUnixStream, from: usize) -> (usize, io::Result<()>) {
+    let mut sent = from;
+    for message in bytes(from, FLOOD).chunks(384) {
+        if let Err(error) = server.write_all(message) {
+            return (sent, Err(error));
+        }
+        sent += message.len();
+    }
+    (sent, Ok(()))
 }
 
 impl ReadAhead {
@@ -58,13 +65,18 @@ async fn receive(stream: &mut ReadAhead, most: usize) -> Vec<u8> {
 
 /// A server in the midst of a flood, of which so much was received, and the thread that sends it.
 async fn flooded() -> (StdUnixStream, ReadAhead, usize, JoinHandle<io::Result<()>>) {
-    let (server, mut stream) = pair();
+    let (mut server, mut stream) = pair();
+    // What the kernel holds is there before the first read, which so finds a flood.
+    server.set_nonblocking(true).unwrap();
+    let (sent, full) = send(&mut server, 0);
+    assert_eq!(full.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    server.set_nonblocking(false).unwrap();
     let mut sending = server.try_clone().unwrap();
-    let sender = thread::spawn(move || send(&mut sending, FLOOD));
-    let received = FLOOD / 8;
-    assert!(receive(&mut stream, received).await == bytes(0, received), "bytes are missing, or out of order");
+    let sender = thread::spawn(move || send(&mut sending, sent).1);
+    let received = receive(&mut stream, sent).await;
+    assert!(received == bytes(0, sent), "bytes are missing, or out of order");
     assert!(stream.is_ahead(), "nothing is read ahead");
-    (server, stream, received, sender)
+    (server, stream, received.len(), sender)
 }
 
 /// Waits for what a thread brings about.
