@@ -39,7 +39,7 @@ const SHORTEST_REST: Duration = Duration::from_micros(100);
 const FIRST_REST: Duration = Duration::from_micros(200);
 const LONGEST_REST: Duration = Duration::from_millis(1);
 
-/// How long the thread waits for room before it looks for a writer that waits.
+/// How long the thread waits for a reader who takes nothing, before it looks whether somebody waits to write.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
 /// Rests without a byte that end the flood: about 100 ms, so that a hiccup does not.
@@ -117,16 +117,18 @@ impl AsyncRead for ReadAhead {
 
 impl AsyncWrite for ReadAhead {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.0 {
-            Mode::Direct(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Mode::Ahead { socket, thread } => match socket.write(bytes) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    thread.wakes_writer(cx);
-                    Poll::Pending
-                }
-                written => Poll::Ready(written),
-            },
-            Mode::Lost => Poll::Ready(Err(lost())),
+        loop {
+            match &mut self.0 {
+                Mode::Direct(stream) => return Pin::new(stream).poll_write(cx, bytes),
+                Mode::Ahead { socket, thread } => match socket.write(bytes) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        ready!(thread.poll_writable(cx))?;
+                        self.disengage()?;
+                    }
+                    written => return Poll::Ready(written),
+                },
+                Mode::Lost => return Poll::Ready(Err(lost())),
+            }
         }
     }
 
@@ -199,15 +201,23 @@ impl ReadingThread {
         }
         // Not at the first chunk, or the thread would wake for each.
         if state.full && state.filled.len() <= CHUNKS / 2 {
-            state.full = false;
             self.thread.unpark();
         }
         Poll::Ready(Ok(Read::Given))
     }
 
-    /// The thread, which looks at the socket all the time, wakes whoever could not write to it.
-    fn wakes_writer(&self, cx: &mut Context<'_>) {
-        self.shared.state().writer = Some(cx.waker().clone());
+    /// Waits for room to write: the thread, which looks at the socket all the time, wakes who waits. Ready when it
+    /// has ended.
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.shared.state();
+        match state.end {
+            None => {
+                state.writer = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            Some(End::Pause) => Poll::Ready(Ok(())),
+            Some(End::Closed | End::Failed(_)) => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        }
     }
 }
 
@@ -275,6 +285,7 @@ impl Shared {
                 return None;
             }
             if state.filled.len() < CHUNKS {
+                state.full = false;
                 return Some(state.empty.pop().unwrap_or_else(|| vec![0; CHUNK_BYTES].into()));
             }
             state.full = true;
@@ -294,7 +305,21 @@ impl Shared {
         wake(reader);
     }
 
-    /// Tells that the thread has ended.
+    /// Ends the flood, unless somebody still needs the thread: to be woken when there is room to write, or because he
+    /// has not taken what was read.
+    fn pauses(&self) -> bool {
+        let mut state = self.state();
+        if !state.filled.is_empty() || state.writer.is_some() {
+            return false;
+        }
+        state.end = Some(End::Pause);
+        let reader = state.reader.take();
+        drop(state);
+        wake(reader);
+        true
+    }
+
+    /// Tells what the thread has come to.
     fn end(&self, end: End) {
         let mut state = self.state();
         state.end = Some(end);
@@ -315,19 +340,24 @@ fn wake(waits: Option<Waker>) {
 fn read_ahead(mut socket: StdUnixStream, shared: &Shared) {
     let mut rest = FIRST_REST;
     let mut idle = 0;
-    while idle < IDLE_RESTS {
+    loop {
         let Some(read) = read_all(&mut socket, shared) else { return };
         let came = match read {
             Ok(came) => came,
             Err(end) => return shared.end(end),
         };
-        let writer = shared.state().writer.take();
-        wake(writer);
         idle = if came > 0 { 0 } else { idle + 1 };
         rest = next_rest(rest, came);
-        thread::sleep(rest);
+        if idle < IDLE_RESTS {
+            thread::sleep(rest);
+        } else if shared.pauses() {
+            return;
+        } else {
+            thread::park_timeout(LONGEST_WAIT);
+        }
+        let writer = shared.state().writer.take();
+        wake(writer);
     }
-    shared.end(End::Pause);
 }
 
 /// Reads what the socket holds, and says how much that was. `None` when the reader is gone.

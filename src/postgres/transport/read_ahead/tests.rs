@@ -161,21 +161,20 @@ async fn a_dropped_reader_ends_the_thread() {
     }
 }
 
-#[tokio::test]
-async fn a_write_that_has_to_wait_goes_on_when_there_is_room() {
-    let (mut server, mut stream, _, _sender) = flooded().await;
-    let (tell, begin) = sync_channel(1);
+/// Writes until the socket is full, then on while the server reads.
+async fn write_through(mut server: StdUnixStream, stream: &mut ReadAhead) {
     let statuses = bytes(0, 512 * 1024);
+    let (tell, begin) = sync_channel(1);
     let receiver = thread::spawn(move || {
         begin.recv_timeout(PATIENCE).unwrap();
-        let mut all = vec![0; 512 * 1024];
+        let mut all = vec![0; statuses.len()];
         server.read_exact(&mut all).unwrap();
         all
     });
     let (mut tell, mut written) = (Some(tell), 0);
     let write = std::future::poll_fn(|cx| {
         while written < statuses.len() {
-            match Pin::new(&mut stream).poll_write(cx, &statuses[written..]) {
+            match Pin::new(&mut *stream).poll_write(cx, &statuses[written..]) {
                 Poll::Ready(more) => written += more.unwrap(),
                 Poll::Pending => {
                     if let Some(tell) = tell.take() {
@@ -190,6 +189,36 @@ async fn a_write_that_has_to_wait_goes_on_when_there_is_room() {
     timeout(PATIENCE, write).await.unwrap();
     assert!(tell.is_none(), "the socket took all at once");
     assert!(receiver.join().unwrap() == statuses);
+}
+
+#[tokio::test]
+async fn a_write_that_has_to_wait_goes_on_when_there_is_room() {
+    let (server, mut stream, _, _sender) = flooded().await;
+    write_through(server, &mut stream).await;
+}
+
+/// Nobody has read since, so nobody has noticed.
+#[tokio::test]
+async fn a_write_after_the_flood_has_to_wait_for_no_thread() {
+    let (server, mut stream, received, _sender) = flooded().await;
+    assert_eq!(receive(&mut stream, FLOOD - received).await.len(), FLOOD - received);
+    let shared = stream.shared();
+    until("the flood is over", || shared.state().end.is_some());
+    write_through(server, &mut stream).await;
+    assert!(!stream.is_ahead());
+}
+
+#[test]
+fn the_thread_stays_while_somebody_needs_it() {
+    let shared = Shared::default();
+    shared.state().writer = Some(Waker::noop().clone());
+    assert!(!shared.pauses(), "who waits to write would wait for ever");
+    shared.state().writer = None;
+    shared.pass(vec![0; CHUNK_BYTES].into(), 1);
+    assert!(!shared.pauses(), "what was read would be left behind");
+    shared.state().filled.clear();
+    assert!(shared.pauses());
+    assert!(matches!(shared.state().end, Some(End::Pause)));
 }
 
 #[test]
