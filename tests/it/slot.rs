@@ -3,10 +3,10 @@ use std::time::Duration;
 use txstream::migrate;
 use txstream::outbox;
 use txstream::postgres::replication::{ReplicationConn, StartOptions};
-use txstream::postgres::slot::{self, CreateError};
+use txstream::postgres::slot::{self, CreateError, NewSlot};
 use txstream::postgres::{ConnInfo, Lsn};
 use txstream::relay::checkpoint::{self, CheckpointError, Identity, Progress, Recovery, Rejected};
-use txstream::relay::slot_life::{self, CreateSlot, Created, SlotError};
+use txstream::relay::slot_life::{self, CreateSlot, Created, Reset, SlotError};
 
 use crate::migrate::outbox;
 use crate::support::relay::Output;
@@ -395,4 +395,32 @@ async fn a_slot_in_use_is_not_dropped_and_its_holder_is_named() {
     assert!(!row.dropped);
     let lag = txstream(&database, &["lag"]).await;
     assert!(lag.stdout.contains("held by pid") && lag.stdout.contains("the other relay"), "{lag:?}");
+}
+
+/// Somebody takes the slot between the look at it and the drop.
+#[tokio::test]
+async fn a_reset_that_is_too_late_to_drop_the_slot_leaves_the_row_as_it_was() {
+    let database = migrated(Postgres::shared().await).await;
+    create(&database).await.unwrap();
+    // As a relay leaves it that was killed, after Kafka had refused a record.
+    database
+        .exec(
+            r#"update txstream_checkpoint set instance = 'the relay before', clean = false, rejected =
+                '{"table": "public.outbox", "row_id": "7", "topic": "t", "commit_lsn": 1, "ordinal": 0, "reason": "r"}'"#,
+        )
+        .await;
+    let (client, name, outbox) = (database.client().await, database.name(), outbox(&["outbox"]));
+    let before = checkpoint::read(&client, name).await.unwrap().unwrap();
+    assert!(!before.clean && before.rejected.is_some());
+    let new = NewSlot { name, failover: false, lock_timeout: Duration::from_secs(30) };
+    let reset = Reset { new, publication: PUBLICATION, outbox: &outbox };
+    let survey = slot_life::survey(&client, &reset).await.unwrap();
+    assert!(survey.drops());
+    let connection =
+        ReplicationConn::connect(&ConnInfo::parse(&database.url()).unwrap(), "faster").await.unwrap();
+    let options = StartOptions { publications: vec![PUBLICATION.into()], binary: false, messages: false };
+    let _holder = connection.start_replication(name, &options).await.unwrap();
+    let error = slot_life::renew(&client, &reset, &survey, None).await.unwrap_err();
+    assert!(error.to_string().contains("is in use by pid"), "{error}");
+    assert_eq!(checkpoint::read(&client, name).await.unwrap().unwrap(), before);
 }

@@ -193,11 +193,12 @@ fn renewed(written: bool, name: &str) -> Result<(), SlotError> {
 }
 
 async fn drop_old(client: &Client, name: &str, survey: &Survey) -> Result<(), SlotError> {
-    let row = row_of(survey, name);
     let before = survey.found.row.as_ref();
-    let instance = if row.instance == BY_RESET { BY_COMMAND.to_owned() } else { row.instance.clone() };
-    let marked = Row { backfill_pending: true, instance, ..row.clone() };
     let seen = before.map(|row| row.instance.as_str());
+    // Until the slot is gone the row keeps all that the next holder would have to know if it stays.
+    let marked = Row { backfill_pending: true, ..known_row(survey, name) };
+    let instance = if marked.instance == BY_RESET { BY_COMMAND.to_owned() } else { marked.instance.clone() };
+    let marked = Row { instance, ..marked };
     renewed(checkpoint::replace(client, &marked, seen).await?, name)?;
     match slot::drop(client, name).await {
         Ok(()) | Err(DropError::Missing(_)) => {}
@@ -212,20 +213,24 @@ async fn drop_old(client: &Client, name: &str, survey: &Survey) -> Result<(), Sl
             });
         }
     }
-    let by_reset = Row { backfill_pending: true, instance: BY_RESET.to_owned(), ..row };
+    // What Kafka refused at the last stop is among what is published now.
+    let by_reset = Row {
+        rejected: None,
+        recovery: marked.recovery.filter(|_| survey.why_all.is_none()),
+        clean: true,
+        instance: BY_RESET.to_owned(),
+        ..marked.clone()
+    };
     renewed(checkpoint::replace(client, &by_reset, Some(&marked.instance)).await?, name)
 }
 
-/// The row as it goes on: of this cluster and database, with the pair that tells confirmed rows.
-fn row_of(survey: &Survey, name: &str) -> Row {
+/// The row as it is, or where it is of another cluster or of a slot that was given up, a new one.
+fn known_row(survey: &Survey, name: &str) -> Row {
     let found = &survey.found;
     let known = found.row.clone().filter(|row| is_here(row, found) && !row.dropped);
-    let row = known.unwrap_or_else(|| {
+    known.unwrap_or_else(|| {
         fresh(name, found.system_identifier.clone(), found.database.clone(), found.confirmed_lsn())
-    });
-    // What Kafka refused at the last stop is among what is published now.
-    let recovery = row.recovery.filter(|_| survey.why_all.is_none());
-    Row { rejected: None, recovery, clean: true, dropped: false, ..row }
+    })
 }
 
 /// The backfill is done: everything that was committed before its snapshot is in Kafka or parked, and only
