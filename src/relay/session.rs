@@ -356,8 +356,9 @@ impl<'a> Session<'a> {
             self.status_at
         } else if self.core.ledger().confirmed_lsn() > self.known.reported_lsn {
             let throttled = self.status_at + STATUS_THROTTLE.min(self.status_every);
-            let idle = self.idle_since.map(|since| since.max(self.status_at) + IDLE_STATUS);
-            idle.map_or(throttled, |idle| idle.min(throttled))
+            // Since the last status: what keepalives confirm in an idle stream is in no hurry.
+            let since = self.idle_since.filter(|since| *since > self.status_at);
+            since.map_or(throttled, |since| throttled.min(since + IDLE_STATUS))
         } else {
             self.status_at + self.status_every
         }

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
+use tokio::task::coop::poll_proceed;
 
 /// The size of a chunk, and of the largest single read of the thread: what a flood brings between two rests.
 const CHUNK_BYTES: usize = 32 * 1024;
@@ -42,11 +43,19 @@ const LONGEST_REST: Duration = Duration::from_millis(1);
 /// How long the thread waits for a reader who takes nothing, before it looks whether somebody waits to write.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
-/// Rests without a byte that end the flood: about 100 ms, so that a hiccup does not.
-const IDLE_RESTS: u32 = 100;
+/// Less than that in a rest is no flood.
+const TRICKLE_BYTES: usize = CHUNK_BYTES / 8;
+
+/// So many rests in a row that brought no more than a trickle are the end of the flood: about 100 ms, so that a
+/// hiccup does not end it.
+const QUIET_RESTS: u32 = 100;
 
 /// A Unix socket, read directly or ahead.
-pub(super) struct ReadAhead(Mode);
+pub(super) struct ReadAhead {
+    mode: Mode,
+    /// Somebody waits until the socket takes more; the runtime would forget him if the socket changed hands.
+    writer_waits: bool,
+}
 
 enum Mode {
     Direct(UnixStream),
@@ -61,14 +70,14 @@ enum Mode {
 impl ReadAhead {
     /// Reads directly until there is a flood.
     pub(super) fn new(stream: UnixStream) -> Self {
-        Self(Mode::Direct(stream))
+        Self { mode: Mode::Direct(stream), writer_waits: false }
     }
 
     /// Leaves reading to a thread. Without one it goes on directly.
     fn engage(&mut self) -> io::Result<()> {
-        if let Mode::Direct(stream) = std::mem::replace(&mut self.0, Mode::Lost) {
+        if let Mode::Direct(stream) = std::mem::replace(&mut self.mode, Mode::Lost) {
             let socket = stream.into_std()?;
-            self.0 = match ReadingThread::start(&socket) {
+            self.mode = match ReadingThread::start(&socket) {
                 Ok(thread) => Mode::Ahead { socket, thread },
                 Err(_) => Mode::Direct(UnixStream::from_std(socket)?),
             };
@@ -78,8 +87,8 @@ impl ReadAhead {
 
     /// Takes reading back from the thread, which has ended.
     fn disengage(&mut self) -> io::Result<()> {
-        if let Mode::Ahead { socket, .. } = std::mem::replace(&mut self.0, Mode::Lost) {
-            self.0 = Mode::Direct(UnixStream::from_std(socket)?);
+        if let Mode::Ahead { socket, .. } = std::mem::replace(&mut self.mode, Mode::Lost) {
+            self.mode = Mode::Direct(UnixStream::from_std(socket)?);
         }
         Ok(())
     }
@@ -96,19 +105,26 @@ impl AsyncRead for ReadAhead {
         out: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
-            match &mut self.0 {
+            match &mut self.mode {
                 Mode::Direct(stream) => {
                     let before = out.filled().len();
                     ready!(Pin::new(stream).poll_read(cx, out))?;
-                    if out.filled().len() - before >= FLOOD_BYTES {
+                    if out.filled().len() - before >= FLOOD_BYTES && !self.writer_waits {
                         self.engage()?;
                     }
                     return Poll::Ready(Ok(()));
                 }
-                Mode::Ahead { thread, .. } => match ready!(thread.poll_read(cx, out))? {
-                    Read::Given => return Poll::Ready(Ok(())),
-                    Read::FloodIsOver => self.disengage()?,
-                },
+                Mode::Ahead { thread, .. } => {
+                    // As the runtime's own sockets do: in a flood there is always something to read, and
+                    // everything else on this thread would wait for the end of it.
+                    let turn = ready!(poll_proceed(cx));
+                    let read = ready!(thread.poll_read(cx, out))?;
+                    turn.made_progress();
+                    match read {
+                        Read::Given => return Poll::Ready(Ok(())),
+                        Read::FloodIsOver => self.disengage()?,
+                    }
+                }
                 Mode::Lost => return Poll::Ready(Err(lost())),
             }
         }
@@ -118,8 +134,12 @@ impl AsyncRead for ReadAhead {
 impl AsyncWrite for ReadAhead {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
-            match &mut self.0 {
-                Mode::Direct(stream) => return Pin::new(stream).poll_write(cx, bytes),
+            match &mut self.mode {
+                Mode::Direct(stream) => {
+                    let written = Pin::new(stream).poll_write(cx, bytes);
+                    self.writer_waits = written.is_pending();
+                    return written;
+                }
                 Mode::Ahead { socket, thread } => match socket.write(bytes) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         ready!(thread.poll_writable(cx))?;
@@ -138,7 +158,7 @@ impl AsyncWrite for ReadAhead {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.0 {
+        match &mut self.mode {
             Mode::Direct(stream) => Pin::new(stream).poll_shutdown(cx),
             Mode::Ahead { socket, .. } => Poll::Ready(socket.shutdown(Shutdown::Write)),
             Mode::Lost => Poll::Ready(Ok(())),
@@ -199,8 +219,8 @@ impl ReadingThread {
                 state.empty.push(chunk.bytes);
             }
         }
-        // Not at the first chunk, or the thread would wake for each.
-        if state.full && state.filled.len() <= CHUNKS / 2 {
+        if state.resumes_at.is_some_and(|chunks| state.filled.len() <= chunks) {
+            state.resumes_at = None;
             self.thread.unpark();
         }
         Poll::Ready(Ok(Read::Given))
@@ -238,8 +258,8 @@ struct State {
     filled: VecDeque<Chunk>,
     /// Chunks to be filled again.
     empty: Vec<Box<[u8]>>,
-    /// The thread waits for room.
-    full: bool,
+    /// The thread waits until the reader has left no more chunks than that.
+    resumes_at: Option<usize>,
     /// Why the thread has ended.
     end: Option<End>,
     /// The reader is gone: the thread ends.
@@ -285,15 +305,32 @@ impl Shared {
                 return None;
             }
             if state.filled.len() < CHUNKS {
-                state.full = false;
                 return Some(state.empty.pop().unwrap_or_else(|| vec![0; CHUNK_BYTES].into()));
             }
-            state.full = true;
-            let writer = state.writer.take();
             drop(state);
-            wake(writer);
-            thread::park_timeout(LONGEST_WAIT);
+            // Not at the first chunk, or it would be woken for each.
+            self.wait_for_reader(CHUNKS / 2);
         }
+    }
+
+    /// Waits until the reader has left no more chunks than that, and looks now and then whether somebody waits to
+    /// write.
+    fn wait_for_reader(&self, chunks: usize) {
+        self.wake_writer();
+        {
+            let mut state = self.state();
+            if state.abandoned || state.filled.len() <= chunks {
+                return;
+            }
+            state.resumes_at = Some(chunks);
+        }
+        thread::park_timeout(LONGEST_WAIT);
+        self.state().resumes_at = None;
+    }
+
+    fn wake_writer(&self) {
+        let writer = self.state().writer.take();
+        wake(writer);
     }
 
     /// Passes on what was read.
@@ -336,27 +373,30 @@ fn wake(waits: Option<Waker>) {
     }
 }
 
-/// Reads until there is a pause, an end, or no reader any more.
+/// Reads until the flood is over, there is an end, or no reader any more.
 fn read_ahead(mut socket: StdUnixStream, shared: &Shared) {
     let mut rest = FIRST_REST;
-    let mut idle = 0;
-    loop {
-        let Some(read) = read_all(&mut socket, shared) else { return };
+    let mut quiet = 0;
+    let mut rested = Duration::ZERO;
+    while let Some(read) = read_all(&mut socket, shared) {
         let came = match read {
             Ok(came) => came,
             Err(end) => return shared.end(end),
         };
-        idle = if came > 0 { 0 } else { idle + 1 };
+        quiet = if came < TRICKLE_BYTES { quiet + 1 } else { 0 };
         rest = next_rest(rest, came);
-        if idle < IDLE_RESTS {
-            thread::sleep(rest);
-        } else if shared.pauses() {
-            return;
-        } else {
-            thread::park_timeout(LONGEST_WAIT);
+        thread::sleep(rest);
+        rested += rest;
+        if rested >= LONGEST_REST {
+            rested = Duration::ZERO;
+            shared.wake_writer();
         }
-        let writer = shared.state().writer.take();
-        wake(writer);
+        if quiet >= QUIET_RESTS {
+            if shared.pauses() {
+                return;
+            }
+            shared.wait_for_reader(0);
+        }
     }
 }
 

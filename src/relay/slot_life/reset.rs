@@ -204,9 +204,7 @@ async fn drop_old(client: &Client, name: &str, survey: &Survey) -> Result<(), Sl
         Ok(()) | Err(DropError::Missing(_)) => {}
         Err(error) => {
             // Whoever holds it goes on with it: nothing has changed.
-            if !before.is_some_and(|row| row.backfill_pending) {
-                checkpoint::set_backfill_pending(client, name, false).await?;
-            }
+            put_back(client, name, before, &marked).await?;
             return Err(match error {
                 DropError::Pg(error) => error.into(),
                 _ => in_use(client, name).await?,
@@ -222,6 +220,23 @@ async fn drop_old(client: &Client, name: &str, survey: &Survey) -> Result<(), Sl
         ..marked.clone()
     };
     renewed(checkpoint::replace(client, &by_reset, Some(&marked.instance)).await?, name)
+}
+
+/// Undoes the mark. Of a row that says all that it said before only the mark is taken back, since a relay may
+/// have taken it meanwhile; one of another cluster, of a slot that was given up, or of a reset that was broken off has to
+/// say so again.
+async fn put_back(client: &Client, name: &str, before: Option<&Row>, marked: &Row) -> Result<(), SlotError> {
+    let was_pending = before.is_some_and(|row| row.backfill_pending);
+    let unmarked = Row { backfill_pending: was_pending, ..marked.clone() };
+    if let Some(before) = before.filter(|before| **before != unmarked)
+        && checkpoint::replace(client, before, Some(&marked.instance)).await?
+    {
+        return Ok(());
+    }
+    if !was_pending {
+        checkpoint::set_backfill_pending(client, name, false).await?;
+    }
+    Ok(())
 }
 
 /// The row as it is, or where it is of another cluster or of a slot that was given up, a new one.

@@ -42,11 +42,11 @@ fn send(server: &mut StdUnixStream, from: usize) -> (usize, io::Result<()>) {
 
 impl ReadAhead {
     fn is_ahead(&self) -> bool {
-        matches!(self.0, Mode::Ahead { .. })
+        matches!(self.mode, Mode::Ahead { .. })
     }
 
     fn shared(&self) -> Arc<Shared> {
-        let Mode::Ahead { thread, .. } = &self.0 else { panic!("no thread reads") };
+        let Mode::Ahead { thread, .. } = &self.mode else { panic!("no thread reads") };
         Arc::clone(&thread.shared)
     }
 }
@@ -137,7 +137,7 @@ async fn after_the_flood_it_is_read_directly_again() {
 async fn a_reader_that_stops_is_not_read_ahead_of_without_bound() {
     let (_server, mut stream, received, sender) = flooded().await;
     let shared = stream.shared();
-    until("the thread is full", || shared.state().full);
+    until("the thread is full", || shared.state().filled.len() == CHUNKS);
     let held: usize = shared.state().filled.iter().map(|chunk| chunk.rest().len()).sum();
     assert!(held <= CHUNKS * CHUNK_BYTES, "{held} bytes were read ahead");
     assert!(!sender.is_finished(), "{FLOOD} bytes lie somewhere");
@@ -153,7 +153,7 @@ async fn a_dropped_reader_ends_the_thread() {
         let (_server, stream, _, sender) = flooded().await;
         if full {
             let shared = stream.shared();
-            until("the thread is full", || shared.state().full);
+            until("the thread is full", || shared.state().filled.len() == CHUNKS);
         }
         drop(stream);
         let end = sender.join().unwrap().unwrap_err().kind();
@@ -201,11 +201,41 @@ async fn a_write_that_has_to_wait_goes_on_when_there_is_room() {
 #[tokio::test]
 async fn a_write_after_the_flood_has_to_wait_for_no_thread() {
     let (server, mut stream, received, _sender) = flooded().await;
-    assert_eq!(receive(&mut stream, FLOOD - received).await.len(), FLOOD - received);
     let shared = stream.shared();
+    assert_eq!(receive(&mut stream, FLOOD - received).await.len(), FLOOD - received);
     until("the flood is over", || shared.state().end.is_some());
     write_through(server, &mut stream).await;
     assert!(!stream.is_ahead());
+}
+
+/// A thread that went on with a trickle would stand between every lone message and its reader.
+#[tokio::test]
+async fn a_trickle_is_no_flood() {
+    let (mut server, mut stream, received, sender) = flooded().await;
+    assert_eq!(receive(&mut stream, FLOOD - received).await.len(), FLOOD - received);
+    sender.join().unwrap().unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while stream.is_ahead() {
+        assert!(Instant::now() < deadline, "the thread reads on");
+        server.write_all(b"row").unwrap();
+        assert_eq!(receive(&mut stream, 3).await, b"row");
+    }
+}
+
+/// In a flood there is always something to read.
+#[tokio::test]
+async fn a_flood_leaves_turns_to_everything_else_on_the_thread() {
+    let (_server, mut stream, _, _sender) = flooded().await;
+    let shared = stream.shared();
+    until("much is read ahead", || shared.state().filled.len() == CHUNKS);
+    let other = tokio::spawn(async {});
+    for _ in 0..CHUNK_BYTES {
+        receive(&mut stream, 1).await;
+        if other.is_finished() {
+            return;
+        }
+    }
+    panic!("nothing else ran");
 }
 
 #[test]
