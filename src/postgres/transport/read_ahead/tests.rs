@@ -1,10 +1,14 @@
-use std::sync::LazyLock;
+use std::io::Read as _;
 use std::sync::mpsc::sync_channel;
-use std::thread::JoinHandle;
+use std::sync::{Arc, LazyLock};
+use std::task::Waker;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
+use super::thread::{CHUNKS, End, FIRST_REST, LONGEST_REST, Shared, next_rest};
 use super::*;
 
 /// Longer than anything here takes; a test that hangs ends by it.
