@@ -32,7 +32,7 @@ impl Settings {
         let full = Self {
             rows: 500_000,
             rows_per_commit: 100,
-            pairs: 3,
+            pairs: 5,
             warm_ups: 8,
             big_rows: 1_000_000,
             latency_time: Duration::from_secs(20),

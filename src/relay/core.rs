@@ -237,7 +237,7 @@ impl Core {
     }
 
     /// A record of the open transaction; `size` as Kafka counts it.
-    pub(super) fn take(&mut self, record: Record, route: u32, size: usize, now: Instant) -> Taken {
+    pub(super) fn take(&mut self, mut record: Record, route: u32, size: usize, now: Instant) -> Taken {
         let topic = self.routes[route as usize].topic;
         let Some(limit) = self.topics.get(topic).limit else {
             self.wants_limit_since.get_or_insert(now);
@@ -257,10 +257,10 @@ impl Core {
         }
         // A record that has to wait must not keep the whole receive buffer that it came in alive:
         // between it and the next one may lie any amount of rows that are not ours.
-        let waits = self.is_stuck() || self.breaker.allowance(self.rounds.outstanding()) == 0;
-        let record = if waits { record.detached() } else { record };
-        let queued = Queued { ticket, topic, record };
-        self.lanes.push(queued);
+        if self.is_stuck() || self.breaker.allowance(self.rounds.outstanding()) == 0 {
+            record = record.detached();
+        }
+        self.lanes.push(Queued { ticket, topic, record });
         self.gather.took(1, now);
         Taken::Yes
     }

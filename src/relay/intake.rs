@@ -179,28 +179,40 @@ impl Intake {
         routes: &mut Routes,
         now: Instant,
     ) {
-        let (record, wrong) = match mapped {
-            Mapped::Record(record) => (record, None),
-            Mapped::InvalidTopic { record, reason } => (record, Some(reason)),
-            Mapped::Foreign if self.partitions.contains(&relation_id) => return self.partition(relation_id),
-            Mapped::Foreign => return self.metrics.ignored(Ignored::ForeignRow, 1),
-        };
+        match mapped {
+            Mapped::Record(record) => {
+                let Some(route) = self.route(&record, relation_id, core, routes) else { return };
+                let size = kafka::limits::record_size(&record);
+                self.take(record, route, size, core, routes, now);
+            }
+            Mapped::InvalidTopic { record, reason } => {
+                let Some(route) = self.route(&record, relation_id, core, routes) else { return };
+                self.invalid_topic(record, route, reason, core, routes, now);
+            }
+            Mapped::Foreign if self.partitions.contains(&relation_id) => self.partition(relation_id),
+            Mapped::Foreign => self.metrics.ignored(Ignored::ForeignRow, 1),
+        }
+    }
+
+    /// Who counts the record; without one intake has stopped.
+    fn route(
+        &mut self,
+        record: &Record,
+        relation_id: u32,
+        core: &mut Core,
+        routes: &mut Routes,
+    ) -> Option<u32> {
         // The mapper knows the relation, or there would be no record.
         let Some((_, table)) = self.tables.iter().find(|(id, _)| *id == relation_id) else {
-            return self.protocol(&format!("a row of relation {relation_id}, which has no name"));
+            self.protocol(&format!("a row of relation {relation_id}, which has no name"));
+            return None;
         };
-        let Some(route) = routes.of(&record, table, core) else {
-            let halt = too_many_topics(&record, table, self.mapper.topic_column(), &self.skipping());
+        let route = routes.of(record, table, core);
+        if route.is_none() {
+            let halt = too_many_topics(record, table, self.mapper.topic_column(), &self.skipping());
             self.stopped = Some(Stopped::Halt(halt));
-            return;
-        };
-        match wrong {
-            None => {
-                let size = kafka::limits::record_size(&record);
-                self.take(Pending { record, route, size }, core, routes, now);
-            }
-            Some(reason) => self.invalid_topic(record, route, reason, core, routes, now),
         }
+        route
     }
 
     /// The server decodes a row by what the publication said when it was written, so a publication that is right
@@ -252,8 +264,15 @@ impl Intake {
         }
     }
 
-    fn take(&mut self, pending: Pending, core: &mut Core, routes: &Routes, now: Instant) {
-        let Pending { record, route, size } = pending;
+    fn take(
+        &mut self,
+        record: Record,
+        route: u32,
+        size: usize,
+        core: &mut Core,
+        routes: &Routes,
+        now: Instant,
+    ) {
         match core.take(record, route, size, now) {
             Taken::Yes => {}
             Taken::NeedsLimit(record) => self.pending = Some(Pending { record: *record, route, size }),
@@ -263,8 +282,8 @@ impl Intake {
 
     /// A limit was learnt: the record that waited for it goes on.
     pub(super) fn retry_pending(&mut self, core: &mut Core, routes: &Routes, now: Instant) {
-        if let Some(pending) = self.pending.take() {
-            self.take(pending, core, routes, now);
+        if let Some(Pending { record, route, size }) = self.pending.take() {
+            self.take(record, route, size, core, routes, now);
         }
     }
 

@@ -54,6 +54,11 @@ impl Lanes {
     }
 
     /// The lane's oldest record.
+    pub(super) fn front(&self, lane: usize) -> Option<&Queued> {
+        self.lanes[lane].front()
+    }
+
+    /// Takes the lane's oldest record out.
     pub(super) fn pop(&mut self, lane: usize) -> Option<Queued> {
         let queued = self.lanes[lane].pop_front()?;
         self.queued -= 1;

@@ -4,7 +4,6 @@ use tokio::time::Instant;
 
 use super::{Core, FULL_FOR, Sink};
 use crate::kafka::{Rejection, SendError, Ticket};
-use crate::outbox::Record;
 use crate::relay::gather::BURST_RECORDS;
 use crate::relay::queued::{Queued, TopicId};
 use crate::relay::rounds::Round;
@@ -59,7 +58,8 @@ impl Core {
         for id in holding {
             while *allowance > 0 && !self.is_stuck() {
                 let Some((ticket, record)) = self.topics.get_mut(id).next(now) else { break };
-                match self.hand_over(&record, ticket, id, sink, round) {
+                let sent = sink.send(&record, ticket);
+                match self.sent(sent, ticket, id, round) {
                     Handed::Over => *allowance -= 1,
                     Handed::NotNow => self.topics.get_mut(id).give_back(ticket, record, now),
                     Handed::Refused(rejection, message) => {
@@ -79,19 +79,25 @@ impl Core {
             if *allowance == 0 || self.is_stuck() {
                 return;
             }
-            let Some(queued) = self.lanes.pop(lane) else { return };
-            let topic = self.topics.get_mut(queued.topic);
-            if topic.must_hold() {
-                topic.hold(queued);
+            let Some(queued) = self.lanes.front(lane) else { return };
+            let &Queued { ticket, topic, ref record } = queued;
+            if self.topics.get(topic).must_hold() {
+                if let Some(queued) = self.lanes.pop(lane) {
+                    self.topics.get_mut(topic).hold(queued);
+                }
                 continue;
             }
-            let Queued { ticket, topic, .. } = queued;
-            match self.hand_over(&queued.record, ticket, topic, sink, round) {
-                Handed::Over => *allowance -= 1,
-                Handed::NotNow => self.lanes.give_back(lane, queued),
+            let sent = sink.send(record, ticket);
+            match self.sent(sent, ticket, topic, round) {
+                Handed::Over => {
+                    self.lanes.pop(lane);
+                    *allowance -= 1;
+                }
+                // It stays the oldest of its lane.
+                Handed::NotNow => {}
                 Handed::Refused(rejection, message) => {
-                    let halting = self.refuse_unsent(queued.record, ticket, topic, rejection, &message);
-                    if let Some(record) = halting {
+                    let Some(Queued { record, .. }) = self.lanes.pop(lane) else { return };
+                    if let Some(record) = self.refuse_unsent(record, ticket, topic, rejection, &message) {
                         self.lanes.give_back(lane, Queued { ticket, topic, record });
                     }
                 }
@@ -104,15 +110,8 @@ impl Core {
         self.full_until.is_some() || self.refused().is_some() || self.fatal.is_some()
     }
 
-    fn hand_over(
-        &mut self,
-        record: &Record,
-        ticket: Ticket,
-        topic: TopicId,
-        sink: &mut impl Sink,
-        round: Round,
-    ) -> Handed {
-        let sent = sink.send(record, ticket);
+    /// What became of a record that the sink was given.
+    fn sent(&mut self, sent: Result<(), SendError>, ticket: Ticket, topic: TopicId, round: Round) -> Handed {
         let until = self.rounds.opened_at(round) + FULL_FOR;
         match sent {
             Ok(()) | Err(SendError::CameBack) => {
