@@ -37,6 +37,7 @@ mod session;
 pub mod settings;
 mod silence;
 pub mod slot_life;
+mod status_clock;
 mod summary;
 mod topics;
 

@@ -32,6 +32,7 @@ use super::reporter::Reporter;
 use super::routes::Routes;
 use super::silence::silent_at;
 use super::slot_life::RESET;
+use super::status_clock::StatusClock;
 use super::{Known, Relay};
 use crate::admin::BreakerOrder;
 use crate::kafka::{self, Event, Inbox, Producer};
@@ -45,13 +46,6 @@ const MESSAGES_PER_TURN: usize = 2_048;
 /// How long the thread rests when a busy stream (over 10,000 rows a second) has run dry. Short beside
 /// a window of gathering, long beside the cost of a turn; halves the CPU per row of a drain.
 const REST: Duration = Duration::from_micros(500);
-
-/// Status messages that only report progress are at least this far apart.
-const STATUS_THROTTLE: Duration = Duration::from_millis(100);
-
-/// How long a status waits that says that all is confirmed and nothing more came: what drains a backlog, or watches its
-/// end, need not wait for the throttle.
-const IDLE_STATUS: Duration = Duration::from_millis(10);
 
 /// How long a server that shuts down waits for Kafka's acknowledgements.
 const SERVER_STOP_GRACE: Duration = Duration::from_secs(5);
@@ -91,11 +85,7 @@ pub(super) struct Session<'a> {
     closing: Option<Closing>,
     /// Since when the producer drains, for one that makes smaller batches.
     shrink: Option<Instant>,
-    status_at: Instant,
-    status_every: Duration,
-    reply_requested: bool,
-    /// Since when every record is resolved.
-    idle_since: Option<Instant>,
+    clock: StatusClock,
     reading_since: Option<Instant>,
     acknowledged: u64,
     parked: u64,
@@ -148,10 +138,7 @@ impl<'a> Session<'a> {
             events: Vec::new(),
             closing: None,
             shrink: None,
-            status_at: Instant::now(),
-            status_every: opened.status_every,
-            reply_requested: false,
-            idle_since: None,
+            clock: StatusClock::new(opened.status_every, Instant::now()),
             reading_since: None,
             acknowledged: 0,
             parked: 0,
@@ -292,7 +279,9 @@ impl<'a> Session<'a> {
                 }
                 Some(Incoming::Stream(ReplicationMessage::KeepAlive { wal_end, reply_requested })) => {
                     self.core.keepalive(wal_end);
-                    self.reply_requested |= reply_requested;
+                    if reply_requested {
+                        self.clock.asked();
+                    }
                 }
                 Some(Incoming::Stream(ReplicationMessage::Notice { code, message })) => {
                     self.server_says(&code, &message);
@@ -340,28 +329,17 @@ impl<'a> Session<'a> {
     }
 
     fn status(&mut self, now: Instant) {
-        let idle = self.core.ledger().unresolved() == 0;
-        self.idle_since = idle.then(|| self.idle_since.unwrap_or(now));
+        self.clock.idle(self.core.ledger().unresolved() == 0, now);
         if now >= self.status_due() {
             let ledger = self.core.ledger();
             self.writer.queue_status(ledger.received_lsn(), ledger.confirmed_lsn());
             self.known.reported_lsn = ledger.confirmed_lsn();
-            self.status_at = now;
-            self.reply_requested = false;
+            self.clock.told(now);
         }
     }
 
     fn status_due(&self) -> Instant {
-        if self.reply_requested {
-            self.status_at
-        } else if self.core.ledger().confirmed_lsn() > self.known.reported_lsn {
-            let throttled = self.status_at + STATUS_THROTTLE.min(self.status_every);
-            // Since the last status: what keepalives confirm in an idle stream is in no hurry.
-            let since = self.idle_since.filter(|since| *since > self.status_at);
-            since.map_or(throttled, |since| throttled.min(since + IDLE_STATUS))
-        } else {
-            self.status_at + self.status_every
-        }
+        self.clock.due(self.core.ledger().confirmed_lsn() > self.known.reported_lsn)
     }
 
     fn next_wake(&self, now: Instant) -> Instant {
