@@ -11,7 +11,7 @@ use bytes::Bytes;
 use rdkafka::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Header as NativeHeader, Headers, Message, OwnedHeaders};
+use rdkafka::message::{BorrowedMessage, Header as NativeHeader, Headers as _, Message, OwnedHeaders};
 use rdkafka::producer::{
     BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer,
 };
@@ -22,7 +22,7 @@ use super::limits::topic_name_fault;
 use super::{
     Event, Failure, FailureClass, Inbox, Rejection, SendError, Settings, Ticket, TopicTrouble, config,
 };
-use crate::outbox::{Header, Record};
+use crate::outbox::{Header, Headers, Record};
 
 /// librdkafka could not be set up with these settings.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -223,7 +223,7 @@ impl ClientContext for Context {
 #[cold]
 fn failure(error: &KafkaError, message: &BorrowedMessage<'_>, ticket: Ticket) -> Failure {
     let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-    let headers = message.headers().map_or_else(Vec::new, |headers| {
+    let headers = message.headers().map_or_else(Headers::new, |headers| {
         let own = |header: NativeHeader<'_, &[u8]>| Header {
             name: Arc::from(header.key),
             value: header.value.map(Bytes::copy_from_slice),

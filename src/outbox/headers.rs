@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer as _, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::Header;
+use super::{Header, Headers};
 
 /// Header names are few; with more than this many the memory of known ones starts anew.
 const KNOWN_MAX: usize = 256;
@@ -42,7 +42,9 @@ impl Names {
 ///
 /// # Errors
 /// Why these headers cannot be written; without any of the text.
-pub(super) fn read(json: &Bytes, names: &mut Names, headers: &mut Vec<Header>) -> Result<(), &'static str> {
+pub(super) fn read(json: &Bytes, names: &mut Names, headers: &mut Headers) -> Result<(), &'static str> {
+    // Room for a few at once, rather than for one more again and again.
+    headers.reserve(4);
     let mut wrong = None;
     let entries = Entries { json, names, headers, wrong: &mut wrong };
     let mut deserializer = serde_json::Deserializer::from_slice(json);
@@ -58,7 +60,7 @@ pub(super) fn read(json: &Bytes, names: &mut Names, headers: &mut Vec<Header>) -
 struct Entries<'a> {
     json: &'a Bytes,
     names: &'a mut Names,
-    headers: &'a mut Vec<Header>,
+    headers: &'a mut Headers,
     wrong: &'a mut Option<&'static str>,
 }
 
@@ -110,7 +112,7 @@ mod tests {
     use super::{KNOWN_MAX, Names, read};
 
     fn headers(json: &str) -> Result<Vec<(String, Option<String>)>, &'static str> {
-        let mut headers = Vec::new();
+        let mut headers = super::Headers::new();
         read(&Bytes::copy_from_slice(json.as_bytes()), &mut Names::default(), &mut headers)?;
         let text = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).unwrap();
         Ok(headers.iter().map(|h| (h.name.to_string(), h.value.as_ref().map(text))).collect())

@@ -11,7 +11,7 @@ use super::plan::{Plan, Shape};
 use super::row::Row;
 use super::topic::Topics;
 use super::value::Printer;
-use super::{Header, MapError, Mapped, PlanError, Record, Settings, trace};
+use super::{Header, Headers, MapError, Mapped, PlanError, Record, Settings, trace};
 use crate::pgoutput::{Relation, Span, Tuple};
 
 /// Maps rows by the plan of their relation.
@@ -94,11 +94,12 @@ impl Mapper {
         let mut row = Row::new(plan, tuple, &mut self.spans, &mut self.printer)?;
         let names = &mut self.names;
 
-        let id = row.required(plan.id)?;
+        let id = row.required_value(plan.id)?;
         let aggregate_type = row.required(plan.aggregate_type)?;
-        let key = row.required(plan.aggregate_id)?;
-        let event_type = row.required(plan.event_type)?;
-        let mut headers = Vec::with_capacity(plan.header_count());
+        let topic = self.topics.of(&aggregate_type);
+        let key = row.required_value(plan.aggregate_id)?;
+        let event_type = row.required_value(plan.event_type)?;
+        let mut headers = Headers::new();
         let payload = match plan.shape {
             Shape::Debezium { headers: column, trace } => {
                 headers.push(header(&names.id, id));
@@ -118,7 +119,6 @@ impl Mapper {
                 headers.push(header(&names.id, id.clone()));
                 headers.push(header(&names.event_id, id.clone()));
                 headers.push(header(&names.event_type, event_type.clone()));
-                headers.push(header(&names.aggregate_type, aggregate_type.clone()));
                 let parts = Parts {
                     id: &id,
                     aggregate_id: &key,
@@ -127,13 +127,14 @@ impl Mapper {
                     created_at,
                     metadata,
                 };
-                Some(envelope::write(&mut row, &parts)?)
+                let envelope = envelope::write(&mut row, &parts)?;
+                headers.push(header(&names.aggregate_type, row.keep(aggregate_type)));
+                Some(envelope)
             }
         };
         for (column, name) in &plan.placed {
             headers.push(Header { name: Arc::clone(name), value: row.value(*column)? });
         }
-        let topic = self.topics.of(&aggregate_type);
         let record = Record { topic: topic.name, key, payload, headers, event_type };
         Ok(match topic.wrong {
             None => Mapped::Record(record),
@@ -155,17 +156,6 @@ impl Mapper {
     /// How many rows had a `tracingspancontext` that could not be used, since the mapper was made.
     pub fn ignored_trace_contexts(&self) -> u64 {
         self.ignored_trace_contexts
-    }
-}
-
-impl Plan {
-    /// How many headers a row has, those of its `headers` column aside.
-    fn header_count(&self) -> usize {
-        let own = match self.shape {
-            Shape::Debezium { trace, .. } => 1 + if trace.is_some() { 2 } else { 0 },
-            Shape::Txstream { .. } => 4,
-        };
-        own + self.placed.len()
     }
 }
 

@@ -10,6 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 mod columns;
 #[cfg(test)]
@@ -49,10 +50,14 @@ pub struct Record {
     /// Value; `None` is a record without value.
     pub payload: Option<Bytes>,
     /// Headers in order, `id` first.
-    pub headers: Vec<Header>,
+    pub headers: Headers,
     /// The event's type, for metric labels.
     pub event_type: Bytes,
 }
+
+/// Headers of a record. Every record has `id`, most have no other, and it lies where the record is: a record waits long
+/// enough for its memory to leave the cache, and what is elsewhere costs a miss of its own.
+pub type Headers = SmallVec<[Header; 1]>;
 
 /// One header.
 #[derive(Clone, PartialEq, Eq)]

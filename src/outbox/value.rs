@@ -4,8 +4,9 @@
 //! binary has its printer here, exact to the byte; a type without one must be asked for as text.
 
 use std::fmt::{self, Write as _};
+use std::ops::Deref;
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use uuid::Uuid;
 
 use super::datetime;
@@ -77,6 +78,26 @@ pub(super) enum Unprintable {
     Malformed,
 }
 
+/// A value as it goes into a record.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Printed<'a> {
+    /// What came, or a part of it: most values are text in either form.
+    Part(&'a [u8]),
+    /// Made anew.
+    Text(Bytes),
+}
+
+impl Deref for Printed<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Part(part) => part,
+            Self::Text(text) => text,
+        }
+    }
+}
+
 /// Printed texts are carved from blocks of this size: large enough that a block serves some hundred
 /// rows, small enough that a waiting record which holds one costs little.
 const BLOCK_BYTES: usize = 8 * 1024;
@@ -93,62 +114,37 @@ impl Printer {
     }
 
     /// The value as it goes into a record: as Postgres prints it, but `bytea` raw.
-    pub(super) fn print(&mut self, kind: Kind, format: Format, value: Bytes) -> Result<Bytes, Unprintable> {
-        match format {
-            Format::Binary => self.print_binary(kind, value),
-            _ if kind == Kind::Bytea => self.undo_hex(&value),
-            _ => Ok(value),
+    #[inline(always)]
+    pub(super) fn print<'a>(
+        &mut self,
+        kind: Kind,
+        format: Format,
+        value: &'a [u8],
+    ) -> Result<Printed<'a>, Unprintable> {
+        match (format, kind) {
+            (Format::Binary, Kind::Text | Kind::Json | Kind::Bytea) => Ok(Printed::Part(value)),
+            // Version 1 is the text that Postgres prints behind the version's byte.
+            (Format::Binary, Kind::Jsonb) => {
+                value.strip_prefix(b"\x01").map(Printed::Part).ok_or(Unprintable::Malformed)
+            }
+            (Format::Binary, _) => self.print_binary(kind, value).map(Printed::Text),
+            (_, Kind::Bytea) => self.undo_hex(value).map(Printed::Text),
+            _ => Ok(Printed::Part(value)),
         }
     }
 
-    fn print_binary(&mut self, kind: Kind, mut value: Bytes) -> Result<Bytes, Unprintable> {
-        match kind {
-            Kind::Other => return Err(Unprintable::UnknownType),
-            Kind::Text | Kind::Json | Kind::Bytea => return Ok(value),
-            Kind::Jsonb => {
-                // Version 1 is the text that Postgres prints behind the version's byte.
-                if value.first() != Some(&1) {
-                    return Err(Unprintable::Malformed);
-                }
-                value.advance(1);
-                return Ok(value);
-            }
-            Kind::Uuid => {
-                let uuid = Uuid::from_bytes(array(&value)?);
-                let mut text = Uuid::encode_buffer();
-                return Ok(self.carve(uuid.hyphenated().encode_lower(&mut text).as_bytes()));
-            }
-            Kind::Bool => {
-                return match array(&value)? {
-                    [0] => Ok(Bytes::from_static(b"f")),
-                    [1] => Ok(Bytes::from_static(b"t")),
-                    [_] => Err(Unprintable::Malformed),
-                };
-            }
-            Kind::Int2 | Kind::Int4 | Kind::Int8 | Kind::Oid | Kind::Date => {}
-            Kind::Timestamp | Kind::Timestamptz => {}
+    fn print_binary(&mut self, kind: Kind, value: &[u8]) -> Result<Bytes, Unprintable> {
+        // Every row has one.
+        if kind == Kind::Uuid {
+            let uuid = Uuid::from_bytes(array(value)?);
+            return Ok(self.carve(uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()).as_bytes()));
         }
         let mut text = std::mem::take(&mut self.text);
         text.clear();
-        // Writing to a String cannot fail.
-        let _ = match kind {
-            Kind::Int2 => write!(text, "{}", i16::from_be_bytes(array(&value)?)),
-            Kind::Int4 => write!(text, "{}", i32::from_be_bytes(array(&value)?)),
-            Kind::Int8 => write!(text, "{}", i64::from_be_bytes(array(&value)?)),
-            Kind::Oid => write!(text, "{}", u32::from_be_bytes(array(&value)?)),
-            Kind::Date => {
-                datetime::date(&mut text, i32::from_be_bytes(array(&value)?));
-                Ok(())
-            }
-            _ => {
-                let micros = i64::from_be_bytes(array(&value)?);
-                datetime::timestamp(&mut text, micros, kind == Kind::Timestamptz);
-                Ok(())
-            }
-        };
-        let printed = self.carve(text.as_bytes());
+        let written = write_text(&mut text, kind, value);
+        let printed = written.map(|()| self.carve(text.as_bytes()));
         self.text = text;
-        Ok(printed)
+        printed
     }
 
     /// The bytes of a `bytea` printed with `bytea_output = hex`.
@@ -184,11 +180,11 @@ impl fmt::Debug for Printer {
 }
 
 /// The value as a person may keep it: as Postgres prints it, `bytea` and what has no printer in hex.
-pub(super) fn for_people(kind: Kind, format: Format, value: &Bytes) -> String {
+pub(super) fn for_people(kind: Kind, format: Format, value: &[u8]) -> String {
     let raw = match (kind, format) {
-        (_, Format::Text) => Ok(value.clone()),
+        (_, Format::Text) => Ok(Printed::Part(value)),
         (Kind::Bytea, _) => Err(Unprintable::UnknownType),
-        _ => Printer::new().print(kind, format, value.clone()),
+        _ => Printer::new().print(kind, format, value),
     };
     match raw {
         Ok(text) => String::from_utf8_lossy(&text).into_owned(),
@@ -197,6 +193,33 @@ pub(super) fn for_people(kind: Kind, format: Format, value: &Bytes) -> String {
             hex
         }),
     }
+}
+
+/// What its binary form is not the text of.
+fn write_text(out: &mut String, kind: Kind, value: &[u8]) -> Result<(), Unprintable> {
+    match kind {
+        Kind::Bool => out.push(match array(value)? {
+            [0] => 'f',
+            [1] => 't',
+            [_] => return Err(Unprintable::Malformed),
+        }),
+        Kind::Int2 => integer(out, i16::from_be_bytes(array(value)?)),
+        Kind::Int4 => integer(out, i32::from_be_bytes(array(value)?)),
+        Kind::Int8 => integer(out, i64::from_be_bytes(array(value)?)),
+        Kind::Oid => integer(out, u32::from_be_bytes(array(value)?)),
+        Kind::Date => datetime::date(out, i32::from_be_bytes(array(value)?)),
+        Kind::Timestamp => datetime::timestamp(out, i64::from_be_bytes(array(value)?), false),
+        Kind::Timestamptz => datetime::timestamp(out, i64::from_be_bytes(array(value)?), true),
+        Kind::Uuid | Kind::Text | Kind::Json | Kind::Jsonb | Kind::Bytea | Kind::Other => {
+            return Err(Unprintable::UnknownType);
+        }
+    }
+    Ok(())
+}
+
+fn integer(out: &mut String, number: impl fmt::Display) {
+    // Writing to a String cannot fail.
+    let _ = write!(out, "{number}");
 }
 
 fn array<const N: usize>(value: &[u8]) -> Result<[u8; N], Unprintable> {
@@ -214,12 +237,10 @@ fn hex_digit(digit: u8) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::{BLOCK_BYTES, Format, Kind, Printer, Unprintable, binary_safe_types};
 
-    fn print(kind: Kind, format: Format, value: &[u8]) -> Result<Bytes, Unprintable> {
-        Printer::new().print(kind, format, Bytes::copy_from_slice(value))
+    fn print(kind: Kind, format: Format, value: &[u8]) -> Result<Vec<u8>, Unprintable> {
+        Printer::new().print(kind, format, value).map(|printed| printed.to_vec())
     }
 
     #[test]
@@ -249,9 +270,9 @@ mod tests {
 
     #[test]
     fn text_is_taken_as_it_is_but_bytea_is_raw() {
-        assert_eq!(print(Kind::Other, Format::Text, b"(1,2)").unwrap(), "(1,2)");
+        assert_eq!(print(Kind::Other, Format::Text, b"(1,2)").unwrap(), b"(1,2)");
         assert_eq!(print(Kind::Bytea, Format::Text, b"\\x00fF").unwrap(), b"\0\xff"[..]);
-        assert_eq!(print(Kind::Bytea, Format::Text, b"\\x").unwrap(), "");
+        assert_eq!(print(Kind::Bytea, Format::Text, b"\\x").unwrap(), b"");
     }
 
     #[test]
@@ -275,7 +296,7 @@ mod tests {
     #[test]
     fn a_failed_value_leaves_nothing_for_the_next() {
         let mut printer = Printer::new();
-        assert!(printer.print(Kind::Bytea, Format::Text, Bytes::from_static(b"\\x0102zz")).is_err());
+        assert!(printer.print(Kind::Bytea, Format::Text, b"\\x0102zz").is_err());
         assert_eq!(printer.carve(b"next"), "next");
     }
 

@@ -38,7 +38,7 @@ pub(crate) enum Format {
     Binary,
 }
 
-/// Where a column's bytes lie in its tuple; for [`Tuple::slice`] of that tuple only.
+/// Where a column's bytes lie in its tuple; for [`Tuple::bytes`] of that tuple only.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Span {
     pub(crate) format: Format,
@@ -57,8 +57,8 @@ impl Tuple {
         self.spans().map(|span| match span.format {
             Format::Null => Value::Null,
             Format::Unchanged => Value::Unchanged,
-            Format::Text => Value::Text(self.slice(span)),
-            Format::Binary => Value::Binary(self.slice(span)),
+            Format::Text => Value::Text(self.keep(self.bytes(span))),
+            Format::Binary => Value::Binary(self.keep(self.bytes(span))),
         })
     }
 
@@ -76,8 +76,14 @@ impl Tuple {
 
     /// The bytes of one of this tuple's columns.
     #[inline]
-    pub(crate) fn slice(&self, span: Span) -> Bytes {
-        self.body.slice(span.start..span.end)
+    pub(crate) fn bytes(&self, span: Span) -> &[u8] {
+        &self.body[span.start..span.end]
+    }
+
+    /// A part of [`Tuple::bytes`] that outlives the tuple, without being copied.
+    #[inline]
+    pub(crate) fn keep(&self, part: &[u8]) -> Bytes {
+        self.body.slice_ref(part)
     }
 
     /// A row made of values that did not come from the plugin, such as those of a query.

@@ -109,14 +109,14 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::outbox::Record;
+    use crate::outbox::{Headers, Record};
 
     fn queued(key: &str, ticket: Ticket) -> Queued {
         let record = Record {
             topic: Arc::from("t"),
             key: Bytes::copy_from_slice(key.as_bytes()),
             payload: None,
-            headers: Vec::new(),
+            headers: Headers::new(),
             event_type: Bytes::new(),
         };
         Queued { ticket, topic: TopicId(0), record }

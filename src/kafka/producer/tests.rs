@@ -7,6 +7,7 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr as Native};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use smallvec::smallvec;
 
 use super::*;
 use crate::kafka::{Property, Trouble};
@@ -46,7 +47,7 @@ fn record(key: &str, payload: &str) -> Record {
         topic: TOPIC.into(),
         key: Bytes::copy_from_slice(key.as_bytes()),
         payload: Some(Bytes::copy_from_slice(payload.as_bytes())),
-        headers: vec![header("id", Some(b"0b9f")), header("absent", None), header("empty", Some(b""))],
+        headers: smallvec![header("id", Some(b"0b9f")), header("absent", None), header("empty", Some(b""))],
         event_type: Bytes::new(),
     }
 }
@@ -134,7 +135,7 @@ fn as_record(message: &OwnedMessage) -> Record {
         topic: message.topic().into(),
         key: Bytes::copy_from_slice(message.key().expect("a key, be it empty")),
         payload: message.payload().map(Bytes::copy_from_slice),
-        headers: message.headers().map_or_else(Vec::new, |headers| headers.iter().map(own).collect()),
+        headers: message.headers().map_or_else(Headers::new, |headers| headers.iter().map(own).collect()),
         event_type: Bytes::new(),
     }
 }
@@ -167,7 +168,7 @@ async fn a_record_arrives_byte_for_byte() {
     let cluster = cluster(1);
     let (producer, inbox) = start(&cluster, &[]);
     let mut records = vec![record("key", "value"), record("", ""), record("\0\u{1f600}", "\0")];
-    records.push(Record { payload: None, headers: Vec::new(), ..record("tombstone", "") });
+    records.push(Record { payload: None, headers: Headers::new(), ..record("tombstone", "") });
     let twice = records[0].headers[0].clone();
     records[0].headers.push(twice);
     for (ticket, record) in records.iter().enumerate() {
@@ -290,7 +291,7 @@ async fn a_record_without_the_right_to_write_comes_back_whole() {
 
 #[tokio::test]
 async fn a_record_too_large_for_the_broker_is_rejected() {
-    let sent = Record { headers: Vec::new(), ..record("key", "value") };
+    let sent = Record { headers: Headers::new(), ..record("key", "value") };
     let failure = refused(Native::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE, &sent).await;
     assert_eq!(failure.class, FailureClass::Rejected(Rejection::TooLarge));
     assert_eq!(failure.record, sent);

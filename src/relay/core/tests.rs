@@ -3,6 +3,7 @@ mod stale;
 use bytes::Bytes;
 
 use super::*;
+use crate::outbox::Headers;
 use crate::relay::settings::{self, OnReject};
 
 pub(in crate::relay) fn settings() -> Settings {
@@ -57,7 +58,7 @@ fn core_and_record(settings: &Settings) -> (Core, u32, Record) {
     let route = core.add_route(&topic, &Arc::from("public.outbox"), Bytes::new());
     core.set_limit(&topic, TopicLimit::Own(1_000));
     let record =
-        Record { topic, key: Bytes::new(), payload: None, headers: Vec::new(), event_type: Bytes::new() };
+        Record { topic, key: Bytes::new(), payload: None, headers: Headers::new(), event_type: Bytes::new() };
     (core, route, record)
 }
 

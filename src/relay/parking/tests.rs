@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::kafka::limits::TopicLimit;
-use crate::outbox::Record;
+use crate::outbox::{Headers, Record};
 use crate::postgres::Lsn;
 use crate::relay::backoff::Backoff;
 use crate::relay::breaker::Breaker;
@@ -52,7 +52,7 @@ fn record(key: &str) -> Record {
         topic: Arc::from("t"),
         key: Bytes::copy_from_slice(key.as_bytes()),
         payload: None,
-        headers: Vec::new(),
+        headers: Headers::new(),
         event_type: Bytes::new(),
     }
 }

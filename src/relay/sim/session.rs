@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use smallvec::smallvec;
 use tokio::time::Instant;
 
 use super::kafka::{Broker, Producer, Report};
@@ -167,7 +168,10 @@ impl Session {
             topic: Arc::clone(&self.topics[row.topic]),
             key: Bytes::from(row.key.to_string()),
             payload: Some(Bytes::from_static(b"payload")),
-            headers: vec![Header { name: Arc::from("id"), value: Some(Bytes::from(row.id.to_string())) }],
+            headers: smallvec![Header {
+                name: Arc::from("id"),
+                value: Some(Bytes::from(row.id.to_string()))
+            }],
             event_type: Bytes::new(),
         };
         self.largest = self.largest.max(record.bytes() + RECORD_OVERHEAD_BYTES);

@@ -1,6 +1,7 @@
 use bytes::Bytes;
 
 use super::*;
+use crate::outbox::Headers;
 use crate::relay::settings;
 
 const WAIT: Duration = Duration::from_secs(1);
@@ -16,7 +17,7 @@ fn record(key: &'static str) -> Record {
         topic: Arc::from("t"),
         key: Bytes::from_static(key.as_bytes()),
         payload: None,
-        headers: Vec::new(),
+        headers: Headers::new(),
         event_type: Bytes::new(),
     }
 }

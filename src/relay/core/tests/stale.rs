@@ -43,7 +43,7 @@ async fn publish(cluster: &Cluster, keys: &[&'static str]) -> Core {
         topic: Arc::clone(&topic),
         key: Bytes::from_static(key.as_bytes()),
         payload: Some(Bytes::from(n.to_string())),
-        headers: Vec::new(),
+        headers: Headers::new(),
         event_type: Bytes::new(),
     };
     let mut coming = keys.iter().enumerate().map(record);
