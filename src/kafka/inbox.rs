@@ -1,4 +1,4 @@
-//! The border between librdkafka's polling thread and the loop that acts on deliveries.
+//! The border between whoever polls librdkafka and the loop that acts on deliveries.
 //!
 //! Any thread pushes, one task waits and takes all at once. A push costs an uncontended lock and a
 //! write into a vector whose capacity is reused; the waiting task is woken once per batch, not per
@@ -68,6 +68,11 @@ impl Inbox {
     /// Whether there is nothing to take.
     pub fn is_empty(&self) -> bool {
         self.events().is_empty()
+    }
+
+    /// How much there is to take.
+    pub(super) fn len(&self) -> usize {
+        self.events().len()
     }
 
     /// A vector of events is valid at every moment, so a panicking pusher does not spoil it.

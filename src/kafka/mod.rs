@@ -5,8 +5,8 @@
 //!
 //! - [`properties`]: the text of a properties file or of `-X name=value` becomes [`Property`]s.
 //! - [`config`]: which properties are forced, refused, passed through; defaults of ours.
-//! - [`producer`]: [`Producer`], over librdkafka's queue and its polling thread.
-//! - [`inbox`]: [`Inbox`], the border between that thread and the loop that waits for [`Event`]s.
+//! - [`producer`]: [`Producer`], over librdkafka's queue, polled by a thread or by the loop itself.
+//! - [`inbox`]: [`Inbox`], the border between them and the loop that waits for [`Event`]s.
 //! - [`error`]: what an error code means ([`error::classify`]) and what a person can do about it.
 //! - [`limits`]: a topic's own size limit, and the size of a record as a broker counts it.
 //! - [`reader`]: [`Reader`], what brokers say of themselves and of a topic, without joining a group.

@@ -1,11 +1,14 @@
-//! The producer: librdkafka's idempotent one, its polling thread, and what they tell an [`Inbox`].
+//! The producer: librdkafka's idempotent one, and what it tells an [`Inbox`].
 //!
-//! librdkafka copies a record, batches, retries in order; its polling thread turns each delivery
+//! librdkafka copies a record, batches, retries in order; whoever polls it ([`polling`]) turns each delivery
 //! report into one [`Event`]. A ticket travels as a bare number, so a record that is acknowledged
 //! costs no allocation of ours on its way back.
 
+mod polling;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use rdkafka::ClientContext;
@@ -13,10 +16,11 @@ use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Header as NativeHeader, Headers as _, Message, OwnedHeaders};
 use rdkafka::producer::{
-    BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer,
+    BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig,
 };
 use rdkafka::types::RDKafkaErrorCode;
 
+use self::polling::Polling;
 use super::error::{classify, trouble};
 use super::limits::topic_name_fault;
 use super::{
@@ -40,12 +44,17 @@ impl CreateError {
     }
 }
 
+/// The longest poll of the thread, and what its end may be waited for.
+const LONGEST_POLL: Duration = Duration::from_millis(100);
+
 /// An idempotent producer.
 ///
 /// Dropping it throws away what is queued and in flight and blocks for a few hundred milliseconds;
 /// see [`Producer::close`].
 pub struct Producer {
-    native: ThreadedProducer<Context>,
+    /// Before `native`, which must not be dropped on the thread.
+    polling: Polling,
+    native: Arc<BaseProducer<Context>>,
     batch_bytes: u32,
 }
 
@@ -62,14 +71,37 @@ impl Producer {
     pub fn new(settings: &Settings, max_batch_bytes: Option<u32>, inbox: Inbox) -> Result<Self, CreateError> {
         let config = config::producer(settings, max_batch_bytes);
         let context = Context { inbox, closed: AtomicBool::new(false), told: Mutex::new(None) };
-        let native = ThreadedProducer::from_config_and_context(&config, context)
+        let native = BaseProducer::from_config_and_context(&config, context)
             .map_err(|error| CreateError::new(&error))?;
-        Ok(Self { native, batch_bytes: config::batch_bytes(&config) })
+        let native = Arc::new(native);
+        let for_thread = Arc::clone(&native);
+        let polling = Polling::start(move || for_thread.poll(LONGEST_POLL))
+            .map_err(|error| CreateError(format!("no thread for it: {error}")))?;
+        Ok(Self { polling, native, batch_bytes: config::batch_bytes(&config) })
     }
 
     /// Bytes that a batch of several records may come to.
     pub fn batch_bytes(&self) -> u32 {
         self.batch_bytes
+    }
+
+    /// Takes the reports that are there to the inbox, where that is for the caller to do: a while after he began to
+    /// want it `here`, until he does not any more. Otherwise a thread does it, as soon as one is there. Never blocks.
+    ///
+    /// Returns whether it was the caller's to do: then he has to come again soon.
+    pub fn poll(&self, here: bool) -> bool {
+        if !self.polling.is_ours(here) {
+            return false;
+        }
+        let inbox = &self.context().inbox;
+        loop {
+            // One poll takes one report, of all the records that were in a request.
+            let before = inbox.len();
+            self.native.poll(Duration::ZERO);
+            if inbox.len() == before {
+                return true;
+            }
+        }
     }
 
     /// Hands a record to librdkafka, which copies it. Never blocks.
@@ -145,8 +177,8 @@ impl Drop for Producer {
     fn drop(&mut self) {
         // From here on reports are thrown away: they are of our own purge, or too late to matter.
         self.context().closed.store(true, Ordering::Relaxed);
-        // Purging now, while the polling thread still runs, lets it serve the reports until it is
-        // stopped; the drop of the fields joins that thread and destroys the client.
+        // Purging now, while the polling thread may still run, lets it serve the reports until it is
+        // stopped; the drop of the fields joins that thread, serves the rest and destroys the client.
         self.native.purge(PurgeConfig::default().queue().inflight());
     }
 }
@@ -157,7 +189,7 @@ fn native_headers(headers: &[Header]) -> OwnedHeaders {
     })
 }
 
-/// What librdkafka's polling thread calls.
+/// What librdkafka's polls call.
 struct Context {
     inbox: Inbox,
     /// The producer is being dropped: nothing is told any more.

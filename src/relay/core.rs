@@ -296,6 +296,11 @@ impl Core {
         self.gather.is_busy()
     }
 
+    /// Whether records come in a flood: then whoever reads them is awake all the time.
+    pub(super) fn is_flooded(&self, now: Instant) -> bool {
+        self.gather.is_flooded(now)
+    }
+
     /// Time passed. Returns the resends that were scheduled: topic, attempt, wait.
     pub(super) fn tick(&mut self, now: Instant) -> Vec<(Arc<str>, u32, Duration)> {
         self.breaker.tick(self.rounds.oldest().or(self.wants_limit_since), now);

@@ -31,6 +31,9 @@ const MOST_WINDOWS: u32 = 4;
 /// memory: 36 instead of 30 MB.
 pub(super) const BURST_RECORDS: usize = 4_096;
 
+/// A pause that long is the end of a flood; shorter ones are hiccups of one that goes on.
+const FLOOD_LASTS: Duration = Duration::from_millis(100);
+
 /// The recent rate and the burst that gathers.
 #[derive(Debug)]
 pub(super) struct Gather {
@@ -75,6 +78,11 @@ impl Gather {
     /// Whether the stream is busy: waiting costs nobody anything that shows.
     pub(super) fn is_busy(&self) -> bool {
         self.busy
+    }
+
+    /// Whether the stream is busy and was so within the last tenth of a second.
+    pub(super) fn is_flooded(&self, now: Instant) -> bool {
+        self.busy && self.window_ends.is_some_and(|ends| now < ends + FLOOD_LASTS)
     }
 
     /// Whether `queued` records are to be handed over now; `full` says that nothing more can be read
@@ -168,6 +176,18 @@ mod tests {
         let later = now + WINDOW * 3;
         gather.took(1, later);
         assert!(gather.is_due(1, false, later));
+    }
+
+    #[test]
+    fn a_flood_outlasts_a_hiccup_and_a_lone_record_is_none() {
+        let mut gather = Gather::new();
+        let now = Instant::now();
+        gather.took(1, now);
+        assert!(!gather.is_flooded(now));
+        gather.took(5_000, now);
+        gather.handed_over();
+        assert!(gather.is_flooded(now + FLOOD_LASTS));
+        assert!(!gather.is_flooded(now + WINDOW + FLOOD_LASTS));
     }
 
     #[test]

@@ -47,6 +47,9 @@ const MESSAGES_PER_TURN: usize = 2_048;
 /// a window of gathering, long beside the cost of a turn; halves the CPU per row of a drain.
 const REST: Duration = Duration::from_micros(500);
 
+/// How often the producer is polled by the loop, while that is its own to do: reports wait that long.
+const POLL: Duration = Duration::from_millis(2);
+
 /// How long a server that shuts down waits for Kafka's acknowledgements.
 const SERVER_STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -75,6 +78,8 @@ pub(super) struct Session<'a> {
     pub(super) reader: Source,
     pub(super) writer: Statuses,
     pub(super) producer: Option<Producer>,
+    /// The loop polls it itself.
+    polls: bool,
     inbox: Inbox,
     intake: Intake,
     routes: Routes,
@@ -129,6 +134,7 @@ impl<'a> Session<'a> {
             reader: opened.reader,
             writer: opened.writer,
             producer: Some(opened.producer),
+            polls: false,
             inbox: opened.inbox,
             intake: opened.intake,
             routes: Routes::new(Arc::clone(&relay.metrics)),
@@ -208,6 +214,9 @@ impl<'a> Session<'a> {
         if let (Some(producer), None) = (&mut self.producer, &self.shrink) {
             self.core.dispatch(producer, now);
         }
+        // In a flood the loop is awake anyhow, and the thread that waits for reports need not be woken for them.
+        let flooded = self.core.is_flooded(now);
+        self.polls = self.producer.as_ref().is_some_and(|producer| producer.poll(flooded));
         self.status(now);
         let resolved = self.acknowledged + self.parked;
         let stand = Stand { confirmed_lsn: self.core.ledger().confirmed_lsn(), resolved };
@@ -351,6 +360,7 @@ impl<'a> Session<'a> {
             self.silent_at(),
             deadline,
             Some(self.reporter.due_at()),
+            self.polls.then(|| now + POLL),
         ];
         // While the breaker is open a stop ends earlier than its deadline.
         let soon = self.closing.as_ref().map(|_| now + DRAIN_WITH_BREAKER_OPEN);

@@ -335,23 +335,67 @@ async fn a_full_queue_gives_the_record_back() {
     assert_eq!(numbers, (0..=100).collect::<Vec<_>>());
 }
 
+/// Asks until the thread has left the reports to the caller.
+fn take_over(producer: &Producer) {
+    let until = tokio::time::Instant::now() + DEADLINE;
+    while !producer.poll(true) {
+        assert!(tokio::time::Instant::now() < until, "the thread goes on polling");
+        std::thread::yield_now();
+    }
+}
+
 #[tokio::test]
-async fn closing_is_prompt_and_silent_with_records_under_way() {
-    let cluster = cluster(1);
+async fn reports_wait_for_the_caller_who_polls_and_for_nobody_once_he_does_not() {
+    let cluster = cluster(4);
     let (producer, inbox) = start(&cluster, &[]);
-    producer.send(&record("k", "0"), 0).unwrap();
-    all_acknowledged(&inbox, 1).await;
-    // Requests stay in flight: the answers are a minute away.
-    cluster.broker_round_trip_time(-1, Duration::from_secs(60)).unwrap();
+    take_over(&producer);
     for n in 0..1_000 {
+        producer.send(&record(&format!("k{}", n % 37), &n.to_string()), n).unwrap();
+    }
+    // What can be read was acknowledged, but for the time that an answer takes.
+    consume(&cluster, 4, 1_000);
+    let mut reported = Vec::new();
+    inbox.take(&mut reported);
+    assert_eq!(reported.len(), 0, "the thread polls as well");
+    let until = tokio::time::Instant::now() + DEADLINE;
+    while reported.len() < 1_000 {
+        assert!(tokio::time::Instant::now() < until, "{} of 1000 reports", reported.len());
+        assert!(producer.poll(true));
+        inbox.take(&mut reported);
+    }
+    let mut tickets = acknowledged(&reported);
+    tickets.sort_unstable();
+    assert_eq!(tickets, (0..1_000).collect::<Vec<_>>());
+
+    assert!(!producer.poll(false));
+    for n in 0..10 {
         producer.send(&record("k", &n.to_string()), n).unwrap();
     }
-    let started = tokio::time::Instant::now();
-    tokio::task::spawn_blocking(|| producer.close()).await.unwrap();
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
-    let mut left = Vec::new();
-    inbox.take(&mut left);
-    assert!(left.is_empty(), "{left:?}");
+    all_acknowledged(&inbox, 10).await;
+}
+
+#[tokio::test]
+async fn closing_is_prompt_and_silent_with_records_under_way() {
+    for polls in [false, true] {
+        let cluster = cluster(1);
+        let (producer, inbox) = start(&cluster, &[]);
+        producer.send(&record("k", "0"), 0).unwrap();
+        all_acknowledged(&inbox, 1).await;
+        if polls {
+            take_over(&producer);
+        }
+        // Requests stay in flight: the answers are a minute away.
+        cluster.broker_round_trip_time(-1, Duration::from_secs(60)).unwrap();
+        for n in 0..1_000 {
+            producer.send(&record("k", &n.to_string()), n).unwrap();
+        }
+        let started = tokio::time::Instant::now();
+        tokio::task::spawn_blocking(|| producer.close()).await.unwrap();
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        let mut left = Vec::new();
+        inbox.take(&mut left);
+        assert!(left.is_empty(), "{left:?}");
+    }
 }
 
 fn fatal(events: &[Event]) -> bool {
