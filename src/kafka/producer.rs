@@ -6,7 +6,7 @@
 
 mod polling;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -70,7 +70,12 @@ impl Producer {
     /// [`CreateError`] with librdkafka's reason, which names no value.
     pub fn new(settings: &Settings, max_batch_bytes: Option<u32>, inbox: Inbox) -> Result<Self, CreateError> {
         let config = config::producer(settings, max_batch_bytes);
-        let context = Context { inbox, closed: AtomicBool::new(false), told: Mutex::new(None) };
+        let context = Context {
+            inbox,
+            closed: AtomicBool::new(false),
+            told: Mutex::new(None),
+            others: AtomicUsize::new(0),
+        };
         let native = BaseProducer::from_config_and_context(&config, context)
             .map_err(|error| CreateError::new(&error))?;
         let native = Arc::new(native);
@@ -85,20 +90,22 @@ impl Producer {
         self.batch_bytes
     }
 
-    /// Takes the reports that are there to the inbox, where that is for the caller to do: a while after he began to
+    /// Takes the reports that are there to the inbox, where that is for the caller to do: within 100 ms after he began to
     /// want it `here`, until he does not any more. Otherwise a thread does it, as soon as one is there. Never blocks.
     ///
-    /// Returns whether it was the caller's to do: then he has to come again soon.
-    pub fn poll(&self, here: bool) -> bool {
+    /// Whoever wants it has to come again soon, until he does not: it becomes his to do between two calls.
+    ///
+    /// Returns whether it was his to do.
+    pub fn poll(&mut self, here: bool) -> bool {
         if !self.polling.is_ours(here) {
             return false;
         }
-        let inbox = &self.context().inbox;
+        let context = self.context();
         loop {
-            // One poll takes one report, of all the records that were in a request.
-            let before = inbox.len();
+            // One poll serves one event: the report of a request with all its records, an error, a line for the log.
+            let before = (context.inbox.len(), context.others.load(Ordering::Relaxed));
             self.native.poll(Duration::ZERO);
-            if inbox.len() == before {
+            if before == (context.inbox.len(), context.others.load(Ordering::Relaxed)) {
                 return true;
             }
         }
@@ -196,6 +203,8 @@ struct Context {
     closed: AtomicBool,
     /// The error that was told last, while its second telling is awaited.
     told: Mutex<Option<(RDKafkaErrorCode, String)>>,
+    /// How many events were no reports of records.
+    others: AtomicUsize,
 }
 
 impl Context {
@@ -228,6 +237,7 @@ impl ProducerContext for Context {
 
 impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
+        self.others.fetch_add(1, Ordering::Relaxed);
         let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
         if !self.is_repeated(code, reason) && !self.closed.load(Ordering::Relaxed) {
             self.inbox.push(Event::Trouble(trouble(code, reason)));
@@ -237,6 +247,7 @@ impl ClientContext for Context {
     /// librdkafka's lines about connections. Its errors become warnings: whether a person must act
     /// is for the loop to say, which gets the same as [`Event::Trouble`].
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.others.fetch_add(1, Ordering::Relaxed);
         match level {
             RDKafkaLogLevel::Emerg
             | RDKafkaLogLevel::Alert

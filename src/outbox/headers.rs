@@ -43,8 +43,6 @@ impl Names {
 /// # Errors
 /// Why these headers cannot be written; without any of the text.
 pub(super) fn read(json: &Bytes, names: &mut Names, headers: &mut Headers) -> Result<(), &'static str> {
-    // Room for a few at once, rather than for one more again and again.
-    headers.reserve(4);
     let mut wrong = None;
     let entries = Entries { json, names, headers, wrong: &mut wrong };
     let mut deserializer = serde_json::Deserializer::from_slice(json);
@@ -97,6 +95,10 @@ impl<'de> Visitor<'de> for Entries<'_> {
                 },
                 _ => Some(self.json.slice_ref(value.as_bytes())),
             };
+            if !self.headers.spilled() {
+                // Who has one more has several.
+                self.headers.reserve(3);
+            }
             self.headers.push(Header { name: self.names.of(&name), value });
         }
         Ok(())

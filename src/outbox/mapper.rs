@@ -116,6 +116,7 @@ impl Mapper {
                 row.value(plan.payload)?
             }
             Shape::Txstream { created_at, metadata } => {
+                headers.reserve_exact(4 + plan.placed.len());
                 headers.push(header(&names.id, id.clone()));
                 headers.push(header(&names.event_id, id.clone()));
                 headers.push(header(&names.event_type, event_type.clone()));

@@ -1,7 +1,8 @@
 //! One row under its plan: values by column, and what to say when there is none.
 //!
 //! What is called for every column is inlined by force: a value handed back through memory, four words written one by
-//! one and read in pairs, stalls the processor each time. Mapping a row takes a third less (`cargo bench --bench decode`).
+//! one and read in pairs, stalls the processor each time. Decoding and mapping a row takes a third less
+//! (`cargo bench --bench decode`).
 
 use bytes::Bytes;
 

@@ -296,7 +296,7 @@ impl Core {
         self.gather.is_busy()
     }
 
-    /// Whether records come in a flood: then whoever reads them is awake all the time.
+    /// Whether records come in a flood: then whoever reads them is awake again and again.
     pub(super) fn is_flooded(&self, now: Instant) -> bool {
         self.gather.is_flooded(now)
     }

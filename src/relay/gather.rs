@@ -80,7 +80,7 @@ impl Gather {
         self.busy
     }
 
-    /// Whether the stream is busy and was so within the last tenth of a second.
+    /// Whether the stream is busy, or was so until a tenth of a second ago.
     pub(super) fn is_flooded(&self, now: Instant) -> bool {
         self.busy && self.window_ends.is_some_and(|ends| now < ends + FLOOD_LASTS)
     }

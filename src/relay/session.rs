@@ -47,7 +47,7 @@ const MESSAGES_PER_TURN: usize = 2_048;
 /// a window of gathering, long beside the cost of a turn; halves the CPU per row of a drain.
 const REST: Duration = Duration::from_micros(500);
 
-/// How often the producer is polled by the loop, while that is its own to do: reports wait that long.
+/// How often the loop looks at the producer in a flood: reports wait that long, or until it has read what there is.
 const POLL: Duration = Duration::from_millis(2);
 
 /// How long a server that shuts down waits for Kafka's acknowledgements.
@@ -78,7 +78,7 @@ pub(super) struct Session<'a> {
     pub(super) reader: Source,
     pub(super) writer: Statuses,
     pub(super) producer: Option<Producer>,
-    /// The loop polls it itself.
+    /// The loop looks at it, soon and again: it polls it itself, or is about to.
     polls: bool,
     inbox: Inbox,
     intake: Intake,
@@ -205,6 +205,7 @@ impl<'a> Session<'a> {
     /// What is due now.
     fn turn(&mut self, lines: &Lines<'_>, now: Instant) -> Result<(), End> {
         self.relay.board.turn();
+        self.poll(now);
         for (topic, attempt, wait) in self.core.tick(now) {
             self.relay.metrics.retry_delay(attempt.max(1), wait);
             tracing::debug!(%topic, attempt, ?wait, "failed records of the topic go again");
@@ -214,9 +215,6 @@ impl<'a> Session<'a> {
         if let (Some(producer), None) = (&mut self.producer, &self.shrink) {
             self.core.dispatch(producer, now);
         }
-        // In a flood the loop is awake anyhow, and the thread that waits for reports need not be woken for them.
-        let flooded = self.core.is_flooded(now);
-        self.polls = self.producer.as_ref().is_some_and(|producer| producer.poll(flooded));
         self.status(now);
         let resolved = self.acknowledged + self.parked;
         let stand = Stand { confirmed_lsn: self.core.ledger().confirmed_lsn(), resolved };
@@ -224,6 +222,18 @@ impl<'a> Session<'a> {
         let refusal = self.credentials.refusal(self.core.oldest_taken(), now);
         self.reporter.report(self.relay, &mut self.core, self.acknowledged, refusal, now);
         self.look_for_an_end(now)
+    }
+
+    /// In a flood the loop is awake anyhow, and the thread that waits for reports need not be woken for them. What there
+    /// is to know of records is known before others are handed over.
+    fn poll(&mut self, now: Instant) {
+        self.polls = self.core.is_flooded(now);
+        if let Some(producer) = &mut self.producer {
+            producer.poll(self.polls);
+        }
+        if self.polls && !self.inbox.is_empty() {
+            self.deliveries();
+        }
     }
 
     /// A topic takes smaller batches than the producer makes: drain it, then another. What does not

@@ -336,7 +336,7 @@ async fn a_full_queue_gives_the_record_back() {
 }
 
 /// Asks until the thread has left the reports to the caller.
-fn take_over(producer: &Producer) {
+fn take_over(producer: &mut Producer) {
     let until = tokio::time::Instant::now() + DEADLINE;
     while !producer.poll(true) {
         assert!(tokio::time::Instant::now() < until, "the thread goes on polling");
@@ -347,8 +347,8 @@ fn take_over(producer: &Producer) {
 #[tokio::test]
 async fn reports_wait_for_the_caller_who_polls_and_for_nobody_once_he_does_not() {
     let cluster = cluster(4);
-    let (producer, inbox) = start(&cluster, &[]);
-    take_over(&producer);
+    let (mut producer, inbox) = start(&cluster, &[]);
+    take_over(&mut producer);
     for n in 0..1_000 {
         producer.send(&record(&format!("k{}", n % 37), &n.to_string()), n).unwrap();
     }
@@ -378,11 +378,11 @@ async fn reports_wait_for_the_caller_who_polls_and_for_nobody_once_he_does_not()
 async fn closing_is_prompt_and_silent_with_records_under_way() {
     for polls in [false, true] {
         let cluster = cluster(1);
-        let (producer, inbox) = start(&cluster, &[]);
+        let (mut producer, inbox) = start(&cluster, &[]);
         producer.send(&record("k", "0"), 0).unwrap();
         all_acknowledged(&inbox, 1).await;
         if polls {
-            take_over(&producer);
+            take_over(&mut producer);
         }
         // Requests stay in flight: the answers are a minute away.
         cluster.broker_round_trip_time(-1, Duration::from_secs(60)).unwrap();
@@ -473,7 +473,8 @@ async fn a_topic_name_that_kafka_does_not_take_is_rejected() {
 
 #[test]
 fn an_error_told_twice_in_a_row_is_passed_on_once() {
-    let context = Context { inbox: Inbox::new(), closed: AtomicBool::new(false), told: Mutex::default() };
+    let (closed, told, others) = (AtomicBool::new(false), Mutex::default(), AtomicUsize::new(0));
+    let context = Context { inbox: Inbox::new(), closed, told, others };
     let tell = |code| context.error(KafkaError::Global(code), "why");
     // Twice an outage, each told twice.
     for _ in 0..4 {
