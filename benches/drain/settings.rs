@@ -33,7 +33,7 @@ impl Settings {
             rows: 500_000,
             rows_per_commit: 100,
             pairs: 5,
-            warm_ups: 8,
+            warm_ups: 12,
             big_rows: 1_000_000,
             latency_time: Duration::from_secs(20),
             report: Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/benchmark.md")),
