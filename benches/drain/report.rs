@@ -19,6 +19,8 @@ pub(crate) struct Report {
     machine: Machine,
     backlog: String,
     pairs_wanted: u32,
+    /// From the start of a relay to the first record.
+    pub(crate) first_records: Vec<Duration>,
     /// Drains of `pg_recvlogical` and of the relay, in the order they were made.
     pub(crate) pairs: Vec<(Transport, Run, Run)>,
     /// Rows of the one big transaction, and its drain by the relay.
@@ -35,7 +37,15 @@ impl Report {
             grouped(*rows),
             grouped(*commits)
         );
-        Self { machine, backlog, pairs_wanted: settings.pairs, pairs: Vec::new(), big: None, latency: None }
+        Self {
+            machine,
+            backlog,
+            pairs_wanted: settings.pairs,
+            first_records: Vec::new(),
+            pairs: Vec::new(),
+            big: None,
+            latency: None,
+        }
     }
 
     /// Prints the table, and writes it between the markers of the report's file.
@@ -114,10 +124,10 @@ impl Report {
         let received = self.pairs.iter().map(|pair| peak(&pair.1)).fold(0.0, f64::max);
         let relayed = self.pairs.iter().map(|pair| peak(&pair.2)).fold(0.0, f64::max);
         writeln!(text, "| peak memory | {received:.0} MB | {relayed:.0} MB | |").unwrap();
-        let first: Vec<f64> =
-            self.pairs.iter().filter_map(|pair| pair.2.first_record).map(|time| time.as_secs_f64()).collect();
-        writeln!(text, "| start of the process to first record | | {:.2} s | |", median(first.into_iter()))
-            .unwrap();
+        if !self.first_records.is_empty() {
+            let first = median(self.first_records.iter().map(Duration::as_secs_f64));
+            writeln!(text, "| start of the process to first record | | {first:.2} s | |").unwrap();
+        }
         if let Some((rows, run)) = &self.big {
             writeln!(
                 text,
