@@ -137,11 +137,17 @@ async fn after_the_flood_it_is_read_directly_again() {
     assert_eq!(&status, b"status");
 }
 
+/// One that only passes by the bound does not wait there.
+fn is_full_and_waits(shared: &Shared) -> bool {
+    let state = shared.state();
+    state.filled.len() == CHUNKS && state.resumes_at.is_some()
+}
+
 #[tokio::test]
 async fn a_reader_that_stops_is_not_read_ahead_of_without_bound() {
     let (_server, mut stream, received, sender) = flooded().await;
     let shared = stream.shared();
-    until("the thread is full", || shared.state().filled.len() == CHUNKS);
+    until("the thread is full and waits", || is_full_and_waits(&shared));
     let held: usize = shared.state().filled.iter().map(|chunk| chunk.rest().len()).sum();
     assert!(held <= CHUNKS * CHUNK_BYTES, "{held} bytes were read ahead");
     assert!(!sender.is_finished(), "{FLOOD} bytes lie somewhere");
@@ -157,7 +163,7 @@ async fn a_dropped_reader_ends_the_thread() {
         let (_server, stream, _, sender) = flooded().await;
         if full {
             let shared = stream.shared();
-            until("the thread is full", || shared.state().filled.len() == CHUNKS);
+            until("the thread is full and waits", || is_full_and_waits(&shared));
         }
         drop(stream);
         let end = sender.join().unwrap().unwrap_err().kind();

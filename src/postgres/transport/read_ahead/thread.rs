@@ -128,7 +128,7 @@ pub(super) struct State {
     /// Chunks to be filled again.
     empty: Vec<Box<[u8]>>,
     /// The thread waits until the reader has left no more chunks than that.
-    resumes_at: Option<usize>,
+    pub(super) resumes_at: Option<usize>,
     /// Why the thread has ended.
     pub(super) end: Option<End>,
     /// The reader is gone: the thread ends.
