@@ -78,8 +78,7 @@ pub(super) enum Unprintable {
     Malformed,
 }
 
-/// A value as it goes into a record.
-#[derive(Debug, PartialEq, Eq)]
+/// A value as it goes into a record. Without `Debug`: a value must not end in a log.
 pub(super) enum Printed<'a> {
     /// What came, or a part of it: most values are text in either form.
     Part(&'a [u8]),
