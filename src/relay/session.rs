@@ -10,6 +10,7 @@ mod letters;
 mod limits;
 mod source;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -156,6 +157,8 @@ impl<'a> Session<'a> {
 
     /// Runs until the session ends.
     pub(super) async fn run(&mut self, lines: &mut Lines<'_>) -> End {
+        // One for all turns: a new one each turn would wake the runtime each time, to no purpose.
+        let mut timer = pin!(sleep_until(Instant::now()));
         loop {
             let now = Instant::now();
             if let Err(end) = self.turn(lines, now) {
@@ -164,6 +167,9 @@ impl<'a> Session<'a> {
             let may_read = self.may_read();
             self.watch_silence(may_read, now);
             let wake = self.next_wake(now);
+            if timer.deadline() != wake {
+                timer.as_mut().reset(wake);
+            }
             tokio::select! {
                 biased;
                 // A stop must not wait behind traffic.
@@ -184,7 +190,7 @@ impl<'a> Session<'a> {
                 }
                 (topic, answer) = self.desk.answered() => self.limit_answered(&topic, answer),
                 // The clock waits for nothing: status, dead peer, breaker, resends, bursts.
-                () = sleep_until(wake) => {}
+                () = timer.as_mut() => {}
                 flushed = self.writer.flush(), if self.writer.pending() => {
                     if let Err(error) = flushed { return End::Lost(error) }
                 }
