@@ -59,16 +59,14 @@ impl Ssl {
 pub(super) fn resolve(read: &mut Reader<'_>) -> Option<Databases> {
     let ssl = ssl(read);
     let layer = read.layers.highest_with(&DECIDING);
-    let url = match layer.map(|layer| read.layers.get_or_file_in(layer, "DATABASE_URL")).transpose() {
-        Ok(url) => url.flatten(),
+    let url = layer.map(|layer| read.layers.get_or_file_in(layer, "DATABASE_URL")).transpose();
+    let sql = match url.map(Option::flatten) {
+        Ok(Some((text, source))) => from_url(read, "DATABASE_URL", &text, source, &ssl),
+        Ok(None) => from_parts(read, layer, &ssl),
         Err(error) => {
             read.wrong(error);
-            return None;
+            None
         }
-    };
-    let sql = match url {
-        Some((text, source)) => from_url(read, "DATABASE_URL", &text, source, &ssl),
-        None => from_parts(read, layer, &ssl),
     };
     warn_of_unused(read, layer);
     let replication = match read.layers.get_or_file("REPLICATION_URL") {
@@ -105,6 +103,10 @@ fn from_url(read: &mut Reader<'_>, name: &str, text: &str, source: Source, ssl: 
         Err(errors) => {
             for error in errors {
                 read.wrong(format!("{}: {error}", label(name, source)));
+            }
+            // What is wrong with them is told too, unless the URL may mean to say it itself.
+            if !text.contains("ssl") {
+                ssl.apply(read, stand_in());
             }
             return None;
         }
@@ -144,20 +146,26 @@ fn from_parts(read: &mut Reader<'_>, layer: Option<Source>, ssl: &Ssl) -> Option
     if number.is_none() {
         read.wrong(format!("{}: {:?} is not a port from 1 to 65535", label("DB_PORT", port.1.1), port.1.0));
     }
-    let password = match password {
-        Ok(password) => password.flatten(),
+    let (password, readable) = match password {
+        Ok(password) => (password.flatten(), true),
         Err(error) => {
             read.wrong(error);
-            return None;
+            (None, false)
         }
     };
     let source = password.as_ref().map_or(Source::Default, |(_, source)| *source);
     read.show("DB_PASSWORD", password.is_some().then(|| "***".to_owned()), source);
     let password = password.map(|(text, _)| Secret::new(text));
-    let info = ConnInfo::from_parts(&host.1.0, number?, &name.1.0, &user.1.0, password);
-    let info = ssl.apply(read, info)?;
+    let info = number.map(|port| ConnInfo::from_parts(&host.1.0, port, &name.1.0, &user.1.0, password));
+    let complete = info.is_some() && readable;
+    let info = ssl.apply(read, info.unwrap_or_else(stand_in))?;
     show_ssl(read, info.ssl_mode, ssl);
-    Some(info)
+    complete.then_some(info)
+}
+
+/// Never connected to: for what is checked beside a database that is not well named.
+fn stand_in() -> ConnInfo {
+    ConnInfo::from_parts("", 1, "", "", None)
 }
 
 /// Shows what a URL came to under the names of its pieces.

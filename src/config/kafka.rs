@@ -58,6 +58,9 @@ pub(super) fn resolve(read: &mut Reader<'_>, app_name: &str, arguments: &[String
         read.show(&property.name, Some(value), *source);
     }
     let properties: Vec<Property> = set.into_iter().map(|set| set.property).collect();
+    for problem in foreign_schemes(&brokers, &properties) {
+        read.wrong(problem);
+    }
     let producer = Settings { brokers, client_id, request_timeout, properties };
     for problem in validate(&producer.properties).err().unwrap_or_default() {
         read.wrong(problem.to_string());
@@ -77,14 +80,24 @@ fn pick<T: Default>(
     match take(set, names) {
         Some(Set { property, source }) if source == Source::Flag || !explicit => {
             read.show(variable, Some(property.value.clone()), source);
-            let text =
-                if property.name.ends_with(".ms") { format!("{}ms", property.value) } else { property.value };
-            rule(&text).unwrap_or_else(|error| {
+            let value = match property.name.ends_with(".ms") {
+                true => milliseconds(&property.value).and_then(|text| rule(&text)),
+                false => rule(&property.value),
+            };
+            value.unwrap_or_else(|error| {
                 read.wrong(format!("{} ({}): {error}", property.name, of(source)));
                 T::default()
             })
         }
         _ => read.parse(variable, rule),
+    }
+}
+
+/// A property's number as a variable's duration.
+fn milliseconds(text: &str) -> Result<String, String> {
+    match text.parse::<u64>() {
+        Ok(number) => Ok(format!("{number}ms")),
+        Err(_) => Err(format!("{text:?} is not a whole number of milliseconds")),
     }
 }
 
@@ -173,8 +186,27 @@ fn brokers(text: &str) -> Result<String, String> {
     if brokers.iter().all(|broker| fits(broker)) {
         Ok(brokers.join(","))
     } else {
-        Err(format!("{text:?} is not a list of brokers; write host:port, comma-separated"))
+        Err(format!(
+            "{text:?} is not a list of brokers; write host:port, comma-separated ([::1]:9092 for IPv6)"
+        ))
     }
+}
+
+/// librdkafka leaves out a broker whose scheme is not its `security.protocol`, and says so only in a line of the
+/// log (`rd_kafka_broker_name_parse`).
+fn foreign_schemes(brokers: &str, properties: &[Property]) -> Vec<String> {
+    let protocol = properties.iter().rfind(|property| property.name == "security.protocol");
+    let protocol = protocol.map_or("plaintext", |property| property.value.as_str());
+    let schemes = brokers.split(',').filter_map(|broker| broker.split_once("://")).map(|(scheme, _)| scheme);
+    schemes
+        .filter(|scheme| !scheme.eq_ignore_ascii_case(protocol))
+        .map(|scheme| {
+            format!(
+                "KAFKA_BROKERS: a broker with {scheme:?} would not be connected to, since security.protocol is \
+                 {protocol}; write host:port alone"
+            )
+        })
+        .collect()
 }
 
 fn offset_reset(text: &str) -> Result<String, String> {
@@ -188,7 +220,7 @@ fn up_to(text: &str, most_millis: u64) -> Result<Duration, String> {
     let most = Duration::from_millis(most_millis);
     let value = units::duration(text)?;
     if value.is_zero() || value > most {
-        return Err(format!("{text:?} must be more than 0 and at most {most:?}"));
+        return Err(format!("{text:?} must be more than 0 and at most {}", units::shown(most)));
     }
     Ok(value)
 }

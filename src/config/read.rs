@@ -96,7 +96,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn duration(&mut self, name: &str, range: RangeInclusive<Duration>) -> Duration {
-        self.parse(name, |text| within(units::duration(text)?, &range, text, |d| format!("{d:?}")))
+        self.parse(name, |text| within(units::duration(text)?, &range, text, |limit| units::shown(*limit)))
     }
 
     pub(super) fn number<T>(&mut self, name: &str, range: RangeInclusive<T>) -> T

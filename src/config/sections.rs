@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::layers::Given;
 use super::read::{Reader, number, within};
 use super::{LogFormat, Logging, units};
-use crate::outbox::{self, Placement, Preset, PresetError, TableName, check_topic_name};
+use crate::outbox::{self, Placement, PlacementError, Preset, PresetError, TableName, check_topic_name};
 use crate::relay::settings::{Backoff, Breaker, OnReject};
 use crate::{admin, relay, writer};
 
@@ -20,8 +20,11 @@ impl Reader<'_> {
             self.parse("OUTBOX_TABLE", |text| TableName::parse_list(text).map_err(|error| error.to_string()));
         let preset: Preset =
             self.parse("OUTBOX_PRESET", |text| text.parse().map_err(|error: PresetError| error.to_string()));
-        let placement = self
-            .parse("OUTBOX_PLACEMENT", |text| Placement::parse_list(text).map_err(|error| error.to_string()));
+        let placement = self.parse("OUTBOX_PLACEMENT", |text| {
+            let told =
+                |errors: Vec<PlacementError>| errors.iter().map(ToString::to_string).collect::<Vec<_>>();
+            Placement::parse_list(text).map_err(|errors| told(errors).join("; "))
+        });
         let (topic, source) = self.raw("KAFKA_TOPIC_EVENTS");
         let topic = topic.or(preset.default_topic()).map(str::to_owned);
         self.show("KAFKA_TOPIC_EVENTS", topic.clone(), source);

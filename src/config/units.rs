@@ -27,6 +27,17 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("{text:?} is longer than any duration can be"))
 }
 
+/// A duration as it is written: the largest unit that it is a whole number of.
+pub(super) fn shown(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
+    match units.into_iter().find(|(unit, _)| millis > 0 && millis.is_multiple_of(*unit)) {
+        _ if millis == 0 => "0".to_owned(),
+        Some((unit, name)) => format!("{}{name}", millis / unit),
+        None => format!("{millis}ms"),
+    }
+}
+
 /// Parses a size: a whole number of bytes, or one with `B`, `KiB`, `MiB`, `GiB` (powers of 1024) or
 /// `kB`, `MB`, `GB` (powers of 1000).
 ///
@@ -78,6 +89,13 @@ mod tests {
         {
             let error = duration(text).unwrap_err();
             assert!(error.contains(&format!("{text:?}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn limits_are_shown_as_they_would_be_written() {
+        for text in ["0", "1ms", "1500ms", "59s", "61s", "5m", "36h", "7d"] {
+            assert_eq!(shown(duration(text).unwrap()), text);
         }
     }
 

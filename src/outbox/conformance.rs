@@ -80,19 +80,20 @@ fn can_configure_every_table_field() {
 fn can_set_payload_type_into_the_envelope_with_alias() {
     let refused =
         PlacementError::Unsupported { entry: "type:envelope:aggregateType".into(), place: "envelope" };
-    assert_eq!(Placement::parse_list("type:envelope:aggregateType"), Err(refused));
+    assert_eq!(Placement::parse_list("type:envelope:aggregateType"), Err(vec![refused]));
 }
 
 #[test]
 fn can_set_multiple_fields_into_the_envelope() {
-    let refused = PlacementError::Unsupported { entry: "b:envelope".into(), place: "envelope" };
-    assert_eq!(Placement::parse_list("a:header,b:envelope,c:envelope"), Err(refused));
+    let refused = ["b:envelope", "c:envelope"]
+        .map(|entry| PlacementError::Unsupported { entry: entry.into(), place: "envelope" });
+    assert_eq!(Placement::parse_list("a:header,b:envelope,c:envelope"), Err(refused.into()));
 }
 
 #[test]
 fn can_set_partition_with_additional_fields() {
     let refused = PlacementError::Unsupported { entry: "p:partition".into(), place: "partition" };
-    assert_eq!(Placement::parse_list("p:partition"), Err(refused));
+    assert_eq!(Placement::parse_list("p:partition"), Err(vec![refused]));
 }
 
 #[test]

@@ -39,20 +39,19 @@ impl Placement {
     /// an empty list.
     ///
     /// # Errors
-    /// [`PlacementError`] at the first entry that cannot be followed.
-    pub fn parse_list(text: &str) -> Result<Vec<Self>, PlacementError> {
-        let mut list: Vec<Self> = Vec::new();
-        if text.trim().is_empty() {
-            return Ok(list);
-        }
-        for entry in text.split(',') {
-            let placement = Self::parse(entry.trim())?;
-            if list.iter().any(|known| known.header == placement.header) {
-                return Err(PlacementError::Duplicate(placement.header));
+    /// A [`PlacementError`] for each entry that cannot be followed.
+    pub fn parse_list(text: &str) -> Result<Vec<Self>, Vec<PlacementError>> {
+        let (mut list, mut errors) = (Vec::<Self>::new(), Vec::new());
+        for entry in text.split(',').filter(|_| !text.trim().is_empty()) {
+            match Self::parse(entry.trim()) {
+                Ok(placement) if list.iter().any(|known| known.header == placement.header) => {
+                    errors.push(PlacementError::Duplicate(placement.header));
+                }
+                Ok(placement) => list.push(placement),
+                Err(error) => errors.push(error),
             }
-            list.push(placement);
         }
-        Ok(list)
+        if errors.is_empty() { Ok(list) } else { Err(errors) }
     }
 
     fn parse(entry: &str) -> Result<Self, PlacementError> {
@@ -109,7 +108,9 @@ mod tests {
             ("id:header", PlacementError::Id("id:header".into())),
             ("type:header:id", PlacementError::Id("type:header:id".into())),
         ] {
-            assert_eq!(Placement::parse_list(text), Err(error), "{text}");
+            assert_eq!(Placement::parse_list(text), Err(vec![error]), "{text}");
         }
+        let both = vec![PlacementError::Syntax("type".into()), unsupported("p:partition", "partition")];
+        assert_eq!(Placement::parse_list("type,a:header,p:partition"), Err(both));
     }
 }

@@ -95,6 +95,15 @@ fn uri(text: &str, pairs: &mut Pairs, problems: &mut Problems) {
     }
     let (path, query) = after.split_once('?').unwrap_or((after, ""));
     parts.push(("dbname".into(), path.strip_prefix('/').unwrap_or_default().into()));
+    // Everything behind the first of them would be shown, as a host or a database.
+    for (key, _) in
+        parts.iter().filter(|(key, text)| ["host", "dbname"].contains(&&**key) && text.contains('@'))
+    {
+        problems.push(ConnInfoError(format!(
+            "the {key} in the connection URI contains an `@`; write `/`, `@` and `:` in a password as %2F, %40, %3A \
+             (and an `@` that belongs there as %40)"
+        )));
+    }
     for (i, parameter) in query.split('&').enumerate().filter(|_| !query.is_empty()) {
         match parameter.split_once('=').map(|(key, value)| (percent_decode(key), value)) {
             Some((Some(key), value)) if !value.contains('=') => parts.push((key, value.into())),

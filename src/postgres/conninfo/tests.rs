@@ -186,6 +186,8 @@ fn what_cannot_be_honoured_is_refused_by_name() {
         ("mysql://u@h/d", "starts with postgresql://"),
         ("postgresql://u:%zz@h/d", "password in the connection URI is not well percent-encoded"),
         ("postgresql://u:%00@h/d", "password in the connection URI"),
+        ("postgresql://u:p@w@h/d", "the host in the connection URI contains an `@`"),
+        ("postgresql://u:1/p@h/d", "the dbname in the connection URI contains an `@`"),
         ("postgresql://u@[::1/d", "no closing `]`"),
         ("postgresql://u@[::1]x/d", "after the `]`"),
         ("postgresql://u@h/d?sslmode", "parameter 1 of the connection URI"),
