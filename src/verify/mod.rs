@@ -22,7 +22,7 @@ mod snapshot;
 mod table;
 mod topic;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -249,8 +249,19 @@ impl Comparison<'_> {
     async fn judge(&mut self, snapshot: &Snapshot<'_>, lost: Vec<NotFound>) -> Result<(), VerifyError> {
         let slot = self.verify.slot;
         // Parked at the time of the snapshot, or since: it may have been replayed in between.
-        let mut in_letters = parked(snapshot.client, slot, &self.names, &lost).await?;
-        in_letters.extend(parked(self.replication, slot, &self.names, &lost).await?);
+        let then = parked(snapshot.client, slot, &self.names, &lost).await?;
+        let now = parked(self.replication, slot, &self.names, &lost).await?;
+        let (in_letters, hidden) = match (then, now) {
+            (Ok(then), Ok(now)) => (then.into_iter().chain(now).collect(), None),
+            (Ok(seen), Err(_)) | (Err(_), Ok(seen)) => (seen, None),
+            (Err(hidden), Err(_)) => (HashSet::new(), Some(hidden)),
+        };
+        // Without a look at them none is known to be missing.
+        if let Some(hidden) = hidden
+            && lost.iter().any(|row| row.confirmed && !row.expired)
+        {
+            return Err(hidden);
+        }
         for (at, row) in lost.into_iter().enumerate() {
             let Some(counts) = self.counts.get_mut(row.table) else { continue };
             if in_letters.contains(&at) {

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use postgres_protocol::escape::escape_identifier;
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
@@ -9,22 +10,30 @@ use super::VerifyError;
 use super::book::NotFound;
 use crate::postgres::PgError;
 
+const TABLE: &str = "public.txstream_dead_letter";
+
 /// Ids asked for at once.
 const IDS: usize = 1_000;
 
-/// Which of these rows, by place, are parked.
+/// Which of these rows, by place, are parked; a table that is missing holds none. `Err` with what says so when
+/// the role may not read it.
 ///
 /// # Errors
-/// [`VerifyError`] when the table cannot be read; one that is missing or may not be read holds none.
+/// [`VerifyError`] when the table cannot be read.
 pub(super) async fn parked(
     client: &Client,
     slot: &str,
     tables: &[String],
     rows: &[NotFound],
-) -> Result<HashSet<usize>, VerifyError> {
+) -> Result<Result<HashSet<usize>, VerifyError>, VerifyError> {
     let mut found = HashSet::new();
-    if !any(client, slot).await? {
-        return Ok(found);
+    match letters(client, slot).await? {
+        Letters::Some => {}
+        Letters::None => return Ok(Ok(found)),
+        Letters::Hidden { role } => {
+            let sql = format!("GRANT SELECT ON {TABLE} TO {};", escape_identifier(&role));
+            return Ok(Err(VerifyError::NoRight { role, table: TABLE.to_owned(), sql }));
+        }
     }
     for (table, name) in tables.iter().enumerate() {
         let own: Vec<(usize, &str)> = rows
@@ -45,21 +54,32 @@ pub(super) async fn parked(
             found.extend(chunk.iter().filter(|(_, id)| known.contains(*id)).map(|(at, _)| *at));
         }
     }
-    Ok(found)
+    Ok(Ok(found))
 }
 
-/// Whether the slot has parked records, and we may see them. Asked in two steps, so that no statement fails
-/// that would end the snapshot's transaction.
-async fn any(client: &Client, slot: &str) -> Result<bool, VerifyError> {
-    let sql = "select coalesce(pg_catalog.has_table_privilege(pg_catalog.to_regclass('public.txstream_dead_letter'),
-                                                              'select'), false)";
-    let row = client.query_typed_one(sql, &[]).await.map_err(reading)?;
-    if !row.try_get::<_, bool>(0).map_err(reading)? {
-        return Ok(false);
+/// Whether the slot has parked records.
+enum Letters {
+    Some,
+    None,
+    /// We may not know.
+    Hidden {
+        role: String,
+    },
+}
+
+/// Asked in two steps, so that no statement fails that would end the snapshot's transaction.
+async fn letters(client: &Client, slot: &str) -> Result<Letters, VerifyError> {
+    let sql =
+        "select pg_catalog.has_table_privilege(pg_catalog.to_regclass($1), 'select'), current_user::text";
+    let row = client.query_typed_one(sql, &[(&TABLE, Type::TEXT)]).await.map_err(reading)?;
+    match row.try_get(0).map_err(reading)? {
+        None => return Ok(Letters::None),
+        Some(false) => return Ok(Letters::Hidden { role: row.try_get(1).map_err(reading)? }),
+        Some(true) => {}
     }
     let sql = "select exists (select from public.txstream_dead_letter where slot = $1)";
     let row = client.query_typed_one(sql, &[(&slot, Type::TEXT)]).await.map_err(reading)?;
-    Ok(row.try_get(0).map_err(reading)?)
+    Ok(if row.try_get(0).map_err(reading)? { Letters::Some } else { Letters::None })
 }
 
 fn reading(error: tokio_postgres::Error) -> PgError {

@@ -439,6 +439,26 @@ async fn a_parked_row_is_not_missing_and_a_discarded_one_is() {
 
     let found = report(&outbox, &["--wait", "30s"], &[], 0).await;
     says(&found, &[("rows", 5), ("found", 2), ("parked", 3), ("missing", 0), ("not_confirmed", 0)]);
+
+    // Who may not see what is parked calls nothing missing.
+    let role = format!("nearly_{}", outbox.slot());
+    outbox
+        .database
+        .exec(&format!(
+            "create role {role} login password 'p'; grant select on outbox, txstream_checkpoint to {role}"
+        ))
+        .await;
+    let url = outbox.database.url().replace("postgres:postgres@", &format!("{role}:p@"));
+    let env = [("DATABASE_URL", url.as_str())];
+    let said = verify(&outbox, &["--wait", "30s"], &env).await;
+    let grant = format!("GRANT SELECT ON public.txstream_dead_letter TO \"{role}\";");
+    assert!(said.code == Some(1) && said.stderr.contains(&grant), "{}", said.stderr);
+    assert_eq!(said.stdout, "");
+    outbox.database.exec(&grant).await;
+    let found = report(&outbox, &["--wait", "30s"], &env, 0).await;
+    says(&found, &[("found", 2), ("parked", 3), ("missing", 0)]);
+    outbox.database.exec(&format!("drop owned by {role}; drop role {role}")).await;
+
     outbox.done(&["dead-letter", "discard", "--all", "--yes"]).await;
     let found = report(&outbox, &["--wait", "30s"], &[], 1).await;
     says(&found, &[("rows", 5), ("found", 2), ("parked", 0), ("missing", 3)]);
