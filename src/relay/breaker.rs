@@ -43,7 +43,9 @@ pub(super) struct Breaker {
     state: State,
     forced: bool,
     failures: u32,
+    /// Acknowledgements, and records handed over, since it half-opened.
     successes: u32,
+    probes: u32,
     opened_at: Option<Instant>,
     /// The clock of old records restarts here.
     clock_from: Option<Instant>,
@@ -61,6 +63,7 @@ impl Breaker {
             forced: false,
             failures: 0,
             successes: 0,
+            probes: 0,
             opened_at: None,
             clock_from: None,
             judged: None,
@@ -83,14 +86,25 @@ impl Breaker {
         self.failures
     }
 
-    /// How many records may be handed over, with `outstanding` at the producer already.
-    pub(super) fn allowance(&self, outstanding: usize) -> usize {
+    /// How many records may be handed over.
+    ///
+    /// What was outstanding when it half-opened is a probe too, but not the only one: a record of a partition
+    /// that is away for long would keep it from ever seeing that Kafka takes those of others.
+    pub(super) fn allowance(&self) -> usize {
         match self.state {
             State::Closed => usize::MAX,
             State::Open => 0,
-            // What is outstanding are the probes.
-            State::HalfOpen if outstanding > 0 => 0,
-            State::HalfOpen => self.settings.success_threshold.saturating_sub(self.successes) as usize,
+            State::HalfOpen => {
+                let unanswered = self.probes.saturating_sub(self.successes);
+                self.settings.success_threshold.saturating_sub(unanswered) as usize
+            }
+        }
+    }
+
+    /// A record was handed over.
+    pub(super) fn handed_over(&mut self) {
+        if self.state == State::HalfOpen {
+            self.probes = self.probes.saturating_add(1);
         }
     }
 
@@ -196,7 +210,7 @@ impl Breaker {
     }
 
     fn half_open(&mut self, now: Instant) {
-        self.successes = 0;
+        (self.successes, self.probes) = (0, 0);
         self.clock_from = Some(now);
         self.judged = None;
         self.change(State::HalfOpen);

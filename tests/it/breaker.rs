@@ -3,7 +3,7 @@
 use crate::support::port::free_port;
 use crate::support::relay::{Output, Relay};
 use crate::support::wait::SOON;
-use crate::support::{Outbox, eventually, published, run_cli};
+use crate::support::{Cluster, Outbox, eventually, published, run_cli, unique};
 
 pub(crate) const TOKEN: &str = "open-sesame";
 
@@ -40,6 +40,46 @@ async fn the_breaker_is_opened_and_closed_by_command() {
     assert_eq!(closed.code, Some(0), "{}", closed.stderr);
     assert_eq!(standing(&relay).await["state"], "CLOSED");
     published(&relay, 2).await;
+}
+
+/// librdkafka tries on with a record whose partition has no leader, and reports nothing of it.
+#[tokio::test]
+async fn a_partition_that_is_away_opens_it_and_holds_up_no_other_topic() {
+    let cluster = Cluster::start().await;
+    let outbox = Outbox::with_slot().await;
+    let (away, there) = (unique("away"), unique("there"));
+    let [first, _, third] = cluster.nodes() else { panic!("three nodes") };
+    for (kind, node) in [(&away, 3), (&there, 1)] {
+        let alone = ("min.insync.replicas", "1");
+        first.create_topic_on(&[node], &format!("outbox.event.{kind}"), &[alone]).await;
+    }
+    let impatient = [
+        ("KAFKA_FAILURE_THRESHOLD", "1"),
+        ("KAFKA_TIMEOUT_DURATION", "1s"),
+        ("KAFKA_RESET_TIMEOUT", "1s"),
+        ("KAFKA_SUCCESS_THRESHOLD", "1"),
+        ("METRICS_ADMIN_TOKEN", TOKEN),
+    ];
+    let mut relay =
+        outbox.relay(&[], &[&[("KAFKA_BROKERS", &*cluster.bootstrap())][..], &impatient].concat()).await;
+    relay.wait_ready().await;
+    for kind in [&away, &there] {
+        outbox.insert(kind, "1", "{}").await;
+    }
+    published(&relay, 2).await;
+
+    third.stop().await;
+    outbox.insert(&away, "1", "{}").await;
+    eventually(SOON, "it opens", async || (standing(&relay).await["state"] == "OPEN").then_some(())).await;
+    for n in 0..5 {
+        outbox.insert(&there, &n.to_string(), "{}").await;
+    }
+    published(&relay, 7).await;
+    third.start_again().await;
+    published(&relay, 8).await;
+    let closed = async || (standing(&relay).await["state"] == "CLOSED").then_some(());
+    eventually(SOON, "it closes", closed).await;
+    assert_eq!(cluster.topic(&format!("outbox.event.{away}")).read_to_end().await.len(), 2);
 }
 
 #[tokio::test]

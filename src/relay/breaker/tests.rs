@@ -26,7 +26,7 @@ fn opened(now: Instant) -> Breaker {
 
 #[test]
 fn closed_lets_everything_through() {
-    assert_eq!(breaker().allowance(1_000_000), usize::MAX);
+    assert_eq!(breaker().allowance(), usize::MAX);
 }
 
 #[test]
@@ -37,7 +37,7 @@ fn the_threshold_opens_it_and_an_acknowledgement_sets_the_count_to_zero() {
     (0..4).for_each(|_| breaker.failure(now));
     assert_eq!(breaker.state(), State::Closed);
     breaker.failure(now);
-    assert_eq!((breaker.state(), breaker.allowance(0)), (State::Open, 0));
+    assert_eq!((breaker.state(), breaker.allowance()), (State::Open, 0));
     assert_eq!(breaker.take_transitions(), [Transition { from: State::Closed, to: State::Open }]);
 }
 
@@ -48,7 +48,7 @@ fn open_becomes_half_open_after_the_reset_timeout() {
     breaker.tick(None, now + RESET - Duration::from_millis(1));
     assert_eq!(breaker.state(), State::Open);
     breaker.tick(None, now + RESET);
-    assert_eq!((breaker.state(), breaker.allowance(0)), (State::HalfOpen, 3));
+    assert_eq!((breaker.state(), breaker.allowance()), (State::HalfOpen, 3));
 }
 
 #[test]
@@ -56,7 +56,32 @@ fn open_becomes_half_open_at_the_first_acknowledgement_which_counts() {
     let now = Instant::now();
     let mut breaker = opened(now);
     breaker.success(now);
-    assert_eq!((breaker.state(), breaker.allowance(0), breaker.allowance(7)), (State::HalfOpen, 2, 0));
+    assert_eq!((breaker.state(), breaker.successes), (State::HalfOpen, 1));
+}
+
+#[test]
+fn half_open_lets_a_few_through_however_many_are_outstanding() {
+    let now = Instant::now();
+    let mut breaker = opened(now);
+    breaker.tick(Some(now), now + RESET);
+    assert_eq!(breaker.state(), State::HalfOpen);
+    (0..3).for_each(|_| breaker.handed_over());
+    assert_eq!(breaker.allowance(), 0, "no more than those before one is answered");
+    breaker.success(now + RESET);
+    assert_eq!(breaker.allowance(), 1, "for one that was answered there goes another");
+    breaker.handed_over();
+    breaker.success(now + RESET);
+    breaker.success(now + RESET);
+    assert_eq!(breaker.state(), State::Closed, "although two are unanswered");
+
+    let mut breaker = opened(now);
+    breaker.tick(Some(now), now + RESET);
+    (0..3).for_each(|_| breaker.handed_over());
+    breaker.tick(Some(now), now + RESET);
+    breaker.tick(Some(now), now + RESET + TIMEOUT);
+    assert_eq!(breaker.state(), State::Open, "none was answered");
+    breaker.tick(Some(now), now + 2 * RESET + TIMEOUT);
+    assert_eq!((breaker.state(), breaker.allowance()), (State::HalfOpen, 3), "others get their turn");
 }
 
 #[test]
@@ -131,7 +156,7 @@ proptest! {
                 prop_assert_ne!(from, to);
                 prop_assert!((from, to) != (State::Closed, State::HalfOpen));
             }
-            prop_assert_eq!(breaker.state() == State::Open, breaker.allowance(0) == 0);
+            prop_assert_eq!(breaker.state() == State::Open, breaker.allowance() == 0);
         }
     }
 }

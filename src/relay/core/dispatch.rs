@@ -30,7 +30,7 @@ impl Core {
         if self.is_stuck() {
             return;
         }
-        let mut allowance = self.breaker.allowance(self.rounds.outstanding());
+        let mut allowance = self.breaker.allowance();
         if allowance == 0 {
             return;
         }
@@ -117,6 +117,7 @@ impl Core {
             Ok(()) | Err(SendError::CameBack) => {
                 self.ledger.sent(ticket, round);
                 self.rounds.sent(round);
+                self.breaker.handed_over();
                 self.topics.get_mut(topic).sent();
                 // Its failure is on the way: nothing may pass it meanwhile.
                 if sent.is_err() {
