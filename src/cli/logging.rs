@@ -3,8 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
-use tracing::Subscriber;
-use tracing_subscriber::filter::Targets;
+use tracing::{Level, Metadata, Subscriber};
+use tracing_subscriber::filter::{FilterExt, LevelFilter, Targets, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -46,7 +46,14 @@ where
         let targets = targets(level)?;
         handle.reload(targets).map_err(|error| format!("change the log level: {error}"))
     });
+    let filter = filter.and(filter_fn(shows_no_value).with_max_level_hint(LevelFilter::TRACE));
     (tracing_subscriber::registry().with(lines.with_filter(filter)), set_level)
+}
+
+/// At `debug` the SQL client writes the parameters of every statement, payloads among them, and at `info` whatever
+/// a trigger raises as a notice: no level is worth that.
+fn shows_no_value(line: &Metadata<'_>) -> bool {
+    !line.target().starts_with("tokio_postgres") || *line.level() <= Level::WARN
 }
 
 fn targets(level: &str) -> Result<Targets, String> {
@@ -96,6 +103,20 @@ mod tests {
         let line = log("info", LogFormat::Text, |_| tracing::warn!(slot = "s", "waiting"));
         assert!(line.contains("WARN") && line.contains("waiting slot=\"s\""), "{line}");
         assert!(!line.contains('\u{1b}'), "{line:?}");
+    }
+
+    #[test]
+    fn what_the_sql_client_says_of_values_is_not_written_at_any_level() {
+        for level in ["trace", "info,tokio_postgres=trace", "off,tokio_postgres::query=debug"] {
+            let lines = log(level, LogFormat::Text, |_| {
+                tracing::debug!(target: "tokio_postgres::query", "executing with parameters: one");
+                tracing::info!(target: "tokio_postgres::connection", "NOTICE: two");
+                tracing::warn!(target: "tokio_postgres::connection", "three");
+            });
+            let said = ["one", "two", "three"].map(|word| lines.contains(word));
+            assert_eq!(&said[..2], [false, false], "{level}: {lines}");
+            assert_eq!(said[2], !level.starts_with("off"), "{level}: {lines}");
+        }
     }
 
     #[test]

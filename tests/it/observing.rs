@@ -240,6 +240,12 @@ async fn the_log_level_is_changed_while_it_runs_by_whoever_has_the_token() {
     assert_eq!(put(&[], "trace").await, 401);
     assert_eq!(put(&bearer, "loud").await, 400);
     assert_eq!(put(&bearer, "trace").await, 200);
+    // Something to talk of.
+    let end = format!(
+        "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '{}'",
+        outbox.slot()
+    );
+    outbox.database.exec(&end).await;
     relay.wait_for_log("it talks", SOON, talkative).await;
 
     let without = outbox_without_token().await;

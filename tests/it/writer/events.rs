@@ -37,6 +37,34 @@ async fn one_event_or_several_are_stored_and_their_ids_come_back() {
 }
 
 #[tokio::test]
+async fn no_secret_payload_header_or_key_is_ever_said_by_the_writer() {
+    let database = migrated(Postgres::shared().await).await;
+    // What a trigger says of a row is nobody's business either.
+    database
+        .exec(
+            "create function says() returns trigger language plpgsql as $$
+             begin raise notice '%', new.payload; return new; end $$;
+             create trigger says before insert on outbox for each row execute function says()",
+        )
+        .await;
+    let env = [("LOGGING_LEVEL", "trace"), ("SERVER_AUTH_TOKEN", "hush-token")];
+    let service = Service::start_with(database, &env).await;
+    let bearer = [("Authorization", "Bearer hush-token")];
+    let mut said = event("kind", "hush-key", 1);
+    said["payload"] = json!({"a": "hush-payload"});
+    said["headers"] = json!({"h": "hush-header"});
+    let answer = service.post_with("/api/v1/events", &bearer, &said.to_string()).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    let mut ordered = order("hush-number");
+    ordered["customer_id"] = json!("hush-customer");
+    let answer = service.post_with("/api/v1/orders", &bearer, &ordered.to_string()).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    let log = service.stop().await;
+    assert!(log.contains(r#""level":"TRACE""#) || log.contains(r#""level":"DEBUG""#), "it was talkative");
+    assert_eq!(log.lines().find(|line| line.contains("hush-")), None);
+}
+
+#[tokio::test]
 async fn an_event_is_as_durable_as_the_database_says() {
     let database = migrated(Postgres::shared().await).await;
     database
