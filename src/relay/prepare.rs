@@ -39,6 +39,9 @@ use crate::postgres::{Lsn, PgError, locks};
 /// Longest wait for an open transaction while the slot of a first start is created.
 const CREATE_LOCK_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Longest wait for the end of a session that is not seen to hold its slot.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Longest wait for the answers to all checks: the server of a kept connection may have vanished without
 /// a word.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(20);
@@ -86,8 +89,12 @@ pub(super) async fn prepare(relay: &Relay, known: &mut Known) -> Result<Prepared
     let options =
         StartOptions { publications: vec![relay.settings.publication.clone()], binary, messages: false };
     let begun = Box::pin(within(LETTERS_TIMEOUT, async {
-        let halves = start(relay, replication, &options).await?;
-        Ok::<_, NotReady>((halves, look_again(relay, known, &conn, ready).await?))
+        let (mut reader, writer) = start(relay, replication, &options).await?;
+        let looked = match look_again(relay, known, &conn, ready).await? {
+            Some(looked) => looked,
+            None => return Err(not_held(relay, &mut reader).await),
+        };
+        Ok(((reader, writer), looked))
     }));
     let ((reader, writer), (ready, confirmed_lsn, parked)) = match begun.await {
         Ok(begun) => begun,
@@ -245,6 +252,12 @@ async fn look(relay: &Relay, known: &Known, conn: &SqlConn) -> Result<Ready, Not
         tracing::info!(slot = relay.settings.slot, "the slot was created, since there never was one");
         return within(LOOK_TIMEOUT, check(relay, conn, &instance)).await;
     }
+    // Row and slot are read one after the other: a holder who came in between looks as if somebody had moved the
+    // slot. His claim is in the row by now.
+    let ready = match ready.verdict {
+        Verdict::Ahead { .. } => within(LOOK_TIMEOUT, check(relay, conn, &instance)).await?,
+        _ => ready,
+    };
     match preflight::objection(&ready.verdict, &relay.settings.slot) {
         Some(problem) => Err(problem.into()),
         None => Ok(ready),
@@ -252,23 +265,20 @@ async fn look(relay: &Relay, known: &Known, conn: &SqlConn) -> Result<Ready, Not
 }
 
 /// After START_REPLICATION: `confirmed_flush_lsn` may have moved in between, and only now nobody else
-/// can move it.
+/// can move it. `None` when the slot is not seen to be held.
 async fn look_again(
     relay: &Relay,
     known: &mut Known,
     conn: &SqlConn,
     before: Ready,
-) -> Result<(Ready, Lsn, Parked), NotReady> {
+) -> Result<Option<(Ready, Lsn, Parked)>, NotReady> {
     let now = look(relay, known, conn).await?;
     // Through this connection the slot must be seen to be held: at a failover an address can lead to
     // the old primary once and to the new one then, and one server's position is not the other's.
     let slot = now.slot.as_ref();
     known.last_pid = slot.and_then(|slot| slot.active_pid);
     if known.last_pid.is_none() {
-        return Err(NotReady::Retry(
-            "the session that began to stream was ended, or SQL and replication connections lead to different servers"
-                .to_owned(),
-        ));
+        return Ok(None);
     }
     if now.tables != before.tables {
         return Err(NotReady::Retry("an outbox table changed while streaming began".to_owned()));
@@ -287,7 +297,22 @@ async fn look_again(
     let claimed = checkpoint::claim(conn, &relay.settings.slot, &identity, confirmed_lsn).await;
     claimed.map_err(Problem::from)?;
     let parked = parked(relay, conn).await?;
-    Ok((now, confirmed_lsn.unwrap_or(Lsn::ZERO), parked))
+    Ok(Some((now, confirmed_lsn.unwrap_or(Lsn::ZERO), parked)))
+}
+
+/// Why the slot is not held although streaming began: the server may have ended the session already, and said why.
+async fn not_held(relay: &Relay, reader: &mut WalReader) -> NotReady {
+    let end = async {
+        loop {
+            while reader.pop()?.is_some() {}
+            reader.ready().await?;
+        }
+    };
+    match timeout(LAST_WORDS, end).await.map_or(Ok(()), |end: Result<(), PgError>| end) {
+        Err(error) if error.class() == Class::Halt => NotReady::Halt(explain_lost(relay, &error).await),
+        Err(error) => NotReady::Retry(format!("the session ended as it began: {}", error.report())),
+        Ok(()) => NotReady::Retry("SQL and replication connections lead to different servers".to_owned()),
+    }
 }
 
 fn server_of(ready: &Ready) -> Server {

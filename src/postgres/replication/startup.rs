@@ -124,6 +124,8 @@ impl Startup<'_> {
         ];
         parameters.extend(self.info.options.clone().map(|options| ("options", options)));
         parameters.extend(PINNED.map(|(name, value)| (name, value.into())));
+        // From PostgreSQL 18 on a warning is all that tells of a publication that is skipped.
+        parameters.push(("client_min_messages", "notice".into()));
         if let Some(timeout) = self.wal_sender_timeout {
             parameters.push(("wal_sender_timeout", format!("{}ms", timeout.as_millis())));
         }

@@ -127,6 +127,7 @@ async fn the_startup_packet_pins_what_shapes_text() {
             "TimeZone=UTC",
             "bytea_output=hex",
             "extra_float_digits=3",
+            "client_min_messages=notice",
             "wal_sender_timeout=30000ms",
         ]
     );
