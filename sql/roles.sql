@@ -57,7 +57,7 @@ grant select on public.txstream_checkpoint to :"pruner";
 \echo 'roles are there; run txstream migrate up as the owner role, then this file again for the grants'
 \endif
 
--- The writer service keeps its orders in tables of its own.
+-- The writer service keeps its orders in a table of its own.
 select format('grant select, insert on %s to %I', oid::regclass, :'writer') from pg_class
- where relname in ('orders', 'order_items') and relnamespace = 'public'::regnamespace and relkind = 'r'
+ where relname = 'orders' and relnamespace = 'public'::regnamespace and relkind = 'r'
    and pg_get_userbyid(relowner) = :'owner' \gexec

@@ -106,13 +106,13 @@ pub fn remedy(trouble: TopicTrouble, topic: &str, brokers: &str, principal: Opti
 pub const AUTHENTICATION_REMEDY: &str = "check security.protocol, sasl.mechanism, sasl.username, sasl.password \
      and ssl.ca.location in KAFKA_CONFIG_FILE or -X; the producer keeps trying";
 
-/// What to do when a record was rejected.
-pub fn rejection_remedy(rejection: Rejection, topic: &str) -> String {
-    let topic = quoted(topic);
+/// What to do when a record was rejected; the broker list and topic are filled in.
+pub fn rejection_remedy(rejection: Rejection, topic: &str, brokers: &str) -> String {
+    let (topic, brokers) = (quoted(topic), quoted(brokers));
     match rejection {
         Rejection::TooLarge => format!(
-            "raise the topic's limit: kafka-configs.sh --alter --entity-type topics --entity-name {topic} \
-             --add-config max.message.bytes=BYTES"
+            "raise the topic's limit: kafka-configs.sh --bootstrap-server {brokers} --alter --entity-type topics \
+             --entity-name {topic} --add-config max.message.bytes=BYTES"
         ),
         Rejection::Invalid => "mend the row's topic or headers at their source".to_owned(),
     }

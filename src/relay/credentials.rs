@@ -74,7 +74,7 @@ impl Credentials {
 }
 
 /// What stays the same of an error of a connection from broker to broker and from attempt to attempt.
-fn gist(message: &str) -> &str {
+pub(super) fn gist(message: &str) -> &str {
     let reason = message.split_once(": ").map_or(message, |(_broker, reason)| reason);
     reason.split_once(" (after ").map_or(reason, |(reason, _time)| reason)
 }

@@ -27,7 +27,7 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(2);
 /// How often the slot is looked at.
 const SLOT_EVERY: Duration = Duration::from_secs(2);
 
-/// How often the tables are checked (the contract's 10 s).
+/// How often the tables are checked.
 const TABLES_EVERY: Duration = Duration::from_secs(10);
 
 /// How often it is said that the row cannot be written.

@@ -13,6 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use super::Relay;
 use super::backoff::Backoff;
 use super::checkpoint::Rejected;
+use super::credentials::gist;
 use super::halt::Halt;
 use super::not_ready::NotReady;
 use super::pacing::Pacing;
@@ -191,7 +192,9 @@ impl Probe {
             Event::Trouble(trouble) => {
                 match trouble {
                     Trouble::AllBrokersDown => self.say("no Kafka broker is reachable", relay),
-                    Trouble::Authentication(why) => self.say(&format!("{KAFKA_REFUSES_US}: {why}"), relay),
+                    Trouble::Authentication(why) => {
+                        self.say(&format!("{KAFKA_REFUSES_US}: {}", gist(&why)), relay)
+                    }
                     Trouble::Transport(_) | Trouble::Fatal(_) => {}
                 }
                 return None;

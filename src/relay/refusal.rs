@@ -12,6 +12,7 @@ use super::parking::MAX_PARKED_KEYS;
 use super::topics::{MAX_TOPICS, Trouble};
 use crate::dead_letter::{Content, DeadLetterError, Letter};
 use crate::kafka::Rejection;
+use crate::kafka::error::BROKERS;
 use crate::kafka::limits::TopicLimit;
 use crate::outbox::Record;
 
@@ -48,13 +49,14 @@ pub(super) fn refused(record: &Record, rejection: Rejection, message: &str) -> H
 /// The record is larger than its topic takes.
 pub(super) fn too_large(record: &Record, size: usize, limit: TopicLimit) -> Halt {
     let topic = &record.topic;
+    // Not the real ones: a halt is shown by /status too.
     let raise = format!(
-        "raise the topic's limit (kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config \
-         max.message.bytes={size})"
+        "raise the topic's limit (kafka-configs.sh --bootstrap-server {BROKERS} --alter --entity-type topics \
+         --entity-name {topic} --add-config max.message.bytes={size})"
     );
     let create = format!(
-        "create the topic with a limit of its own (kafka-topics.sh --create --topic {topic} --config \
-         max.message.bytes={size})"
+        "create the topic with a limit of its own (kafka-topics.sh --bootstrap-server {BROKERS} --create --topic \
+         {topic} --config max.message.bytes={size})"
     );
     let mend = match limit {
         TopicLimit::Own(_) => raise,

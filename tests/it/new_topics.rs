@@ -87,7 +87,8 @@ async fn the_first_record_of_a_topic_may_be_as_large_as_brokers_will_let_it_take
     assert_eq!(ill["status"], "fail", "{ill}");
     assert!(ill["mend"].as_str().unwrap().contains("--create --topic"), "{ill}");
 
-    let (_, command) = halted.remedy.split_once("(kafka-topics.sh ").expect("a command");
+    let (_, command) =
+        halted.remedy.split_once("(kafka-topics.sh --bootstrap-server BROKERS ").expect("a command");
     let (command, _) = command.split_once(')').unwrap();
     let create: Vec<&str> = command.split(' ').collect();
     kafka.tool(&[&["org.apache.kafka.tools.TopicCommand"], &create[..]].concat()).await;

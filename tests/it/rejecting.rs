@@ -162,7 +162,10 @@ async fn a_record_at_the_limit_of_its_topic_passes_and_one_byte_more_halts() {
 
 /// Does what the remedy's `kafka-configs.sh` would.
 async fn raise(outbox: &Outbox, topic: &str, halted: &Halted, bytes: usize) {
-    halted.advises(&format!("--entity-name {topic} --add-config max.message.bytes={bytes}"));
+    halted.advises(&format!(
+        "kafka-configs.sh --bootstrap-server BROKERS --alter --entity-type topics --entity-name {topic} \
+         --add-config max.message.bytes={bytes}"
+    ));
     alter(outbox, topic, "max.message.bytes", &bytes.to_string()).await;
 }
 

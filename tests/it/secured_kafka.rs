@@ -136,6 +136,8 @@ async fn wrong_credentials_are_said_once_and_waited_with_until_they_are_mended()
         .await;
     assert!(!line.contains("wonderland"), "{line}");
     names_the_refusal(&relay, "authenticat").await;
+    let status = relay.status().await.to_string();
+    assert!(status.contains("last_error") && !status.contains(kafka.secured()), "{status}");
     load.commits(100).await;
     assert!(topic.read_to_end().await.is_empty());
     kafka.set_password(USER, "wonderland").await;

@@ -34,7 +34,7 @@ fn every_refused_property_is_refused_by_name_with_a_way_out() {
     }
 }
 
-/// The contract's list, so that a rule that is lost is missed.
+/// Listed once more, so that a rule that is lost is missed.
 #[test]
 fn whatever_breaks_the_promise_is_refused() {
     for (name, value) in [

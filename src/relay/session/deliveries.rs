@@ -8,6 +8,7 @@ use super::Session;
 use crate::kafka::{self, Event, Failure, FailureClass, Rejection, TopicTrouble, Trouble};
 use crate::metrics::ErrorType;
 use crate::postgres::clock;
+use crate::relay::credentials::gist;
 use crate::relay::refusal::KAFKA_REFUSES_US;
 
 impl Session<'_> {
@@ -40,7 +41,7 @@ impl Session<'_> {
 
     fn failed(&mut self, failure: Failure, now: Instant) {
         let settings = &self.relay.kafka;
-        // The log is the operators' own; /status, without a password, names no host and no user.
+        // The log is the operators' own; /status, which asks for no password, lists no brokers and names no user.
         let (_, remedy) = explain(&failure, &settings.brokers, settings.principal());
         let (error_type, shown) = explain(&failure, kafka::error::BROKERS, None);
         let topic = Arc::clone(&failure.record.topic);
@@ -54,7 +55,7 @@ impl Session<'_> {
         }
         if let Some(error_type) = error_type {
             route.failed(error_type);
-            if !failed.parked {
+            if !failed.parked && !halts {
                 route.retried(failed.attempts.max(1));
             }
         }
@@ -86,7 +87,8 @@ impl Session<'_> {
                 if self.credentials.refused(&message, now) {
                     tracing::error!(error = %message, remedy = kafka::error::AUTHENTICATION_REMEDY, "{KAFKA_REFUSES_US}; trying on");
                 }
-                self.relay.board.note(|report| report.last_error = Some(message));
+                let without_broker = gist(&message).to_owned();
+                self.relay.board.note(|report| report.last_error = Some(without_broker));
             }
             Trouble::Fatal(message) => self.core.producer_is_finished(message),
         }
@@ -110,7 +112,7 @@ fn explain(failure: &Failure, brokers: &str, principal: Option<&str>) -> (Option
                 Rejection::TooLarge => ErrorType::TooLarge,
                 Rejection::Invalid => ErrorType::Invalid,
             };
-            (Some(error_type), Some(kafka::error::rejection_remedy(rejection, topic)))
+            (Some(error_type), Some(kafka::error::rejection_remedy(rejection, topic, brokers)))
         }
         FailureClass::Stale => (Some(ErrorType::Invalid), Some(kafka::error::TIMESTAMP_REMEDY.to_owned())),
         FailureClass::Fatal => (Some(ErrorType::Fatal), None),
