@@ -134,14 +134,18 @@ pub(super) fn base_url(text: &str) -> Result<String, String> {
 }
 
 fn uri(url: &str) -> Result<Uri, String> {
-    let uri: Uri = url.parse().map_err(|error| format!("{error}"))?;
+    const HOW: &str = "write it like http://localhost:9090";
+    let uri: Uri = url.parse().map_err(|_| HOW)?;
+    if uri.scheme_str() == Some("https") {
+        return Err(format!("the admin server has no TLS; {HOW}"));
+    }
     // A port over 65535 is no port for the library, which would go to 80.
     let known = uri.authority().is_some_and(|authority| {
         let all = authority.as_str();
         !all.contains('@') && (authority.port_u16().is_some() || all == authority.host())
     });
     if uri.scheme_str() != Some("http") || !known || uri.query().is_some() {
-        return Err("write it like http://localhost:9090".to_owned());
+        return Err(HOW.to_owned());
     }
     Ok(uri)
 }
@@ -186,8 +190,9 @@ mod tests {
             "http://h:1?x=1",
             "",
         ] {
-            assert!(base_url(url).is_err(), "{url}");
+            assert!(base_url(url).unwrap_err().contains("write it like http://localhost:9090"), "{url}");
         }
+        assert!(base_url("https://localhost:9090").unwrap_err().contains("no TLS"));
     }
 
     #[test]

@@ -269,7 +269,7 @@ pub const VARIABLES: &[Variable] = &[
         "DURATION",
         "First wait before a failed record is sent again",
     ),
-    plain(RETRIES, "KAFKA_MAX_DELAY", Is("30s"), "DURATION", "Longest wait"),
+    plain(RETRIES, "KAFKA_MAX_DELAY", Is("30s"), "DURATION", "Longest wait, give or take a fifth of jitter"),
     plain(RETRIES, "KAFKA_MULTIPLIER", Is("2.0"), "FACTOR", "Growth of the wait"),
     plain(RETRIES, "KAFKA_RETRY_DELAY", Is("1s"), "DURATION", "The wait without exponential backoff"),
     plain(
