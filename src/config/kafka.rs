@@ -202,7 +202,7 @@ fn foreign_schemes(brokers: &str, properties: &[Property]) -> Vec<String> {
         .filter(|scheme| !scheme.eq_ignore_ascii_case(protocol))
         .map(|scheme| {
             format!(
-                "KAFKA_BROKERS: a broker with {scheme:?} would not be connected to, since security.protocol is \
+                "KAFKA_BROKERS (bootstrap.servers): a broker with {scheme:?} would not be connected to, since security.protocol is \
                  {protocol}; write host:port alone"
             )
         })

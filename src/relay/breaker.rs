@@ -43,8 +43,9 @@ pub(super) struct Breaker {
     state: State,
     forced: bool,
     failures: u32,
-    /// Acknowledgements, and records handed over, since it half-opened.
+    /// Acknowledgements since it half-opened.
     successes: u32,
+    /// Records handed over since then, less those that were reported.
     probes: u32,
     opened_at: Option<Instant>,
     /// The clock of old records restarts here.
@@ -86,17 +87,18 @@ impl Breaker {
         self.failures
     }
 
-    /// How many records may be handed over.
+    /// How many records may be handed over, with `outstanding` at the producer already.
     ///
     /// What was outstanding when it half-opened is a probe too, but not the only one: a record of a partition
     /// that is away for long would keep it from ever seeing that Kafka takes those of others.
-    pub(super) fn allowance(&self) -> usize {
+    pub(super) fn allowance(&self, outstanding: usize) -> usize {
         match self.state {
             State::Closed => usize::MAX,
             State::Open => 0,
             State::HalfOpen => {
-                let unanswered = self.probes.saturating_sub(self.successes);
-                self.settings.success_threshold.saturating_sub(unanswered) as usize
+                // Those of a session that has ended will never be reported.
+                let unreported = outstanding.min(self.probes as usize);
+                (self.settings.success_threshold as usize).saturating_sub(unreported)
             }
         }
     }
@@ -106,6 +108,11 @@ impl Breaker {
         if self.state == State::HalfOpen {
             self.probes = self.probes.saturating_add(1);
         }
+    }
+
+    /// A record was reported, whatever became of it.
+    pub(super) fn reported(&mut self) {
+        self.probes = self.probes.saturating_sub(1);
     }
 
     /// A transport error, or all brokers down while something was unacknowledged.

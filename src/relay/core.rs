@@ -257,7 +257,7 @@ impl Core {
         }
         // A record that has to wait must not keep the whole receive buffer that it came in alive:
         // between it and the next one may lie any amount of rows that are not ours.
-        if self.is_stuck() || self.breaker.allowance() == 0 {
+        if self.is_stuck() || self.breaker.allowance(self.rounds.outstanding()) == 0 {
             record = record.detached();
         }
         self.lanes.push(Queued { ticket, topic, record });
@@ -315,7 +315,7 @@ impl Core {
 
     /// When [`Core::tick`] or [`Core::dispatch`] has something to do at the latest.
     pub(super) fn next_wake(&self) -> Option<Instant> {
-        let can_send = !self.is_stuck() && self.breaker.allowance() > 0;
+        let can_send = !self.is_stuck() && self.breaker.allowance(self.rounds.outstanding()) > 0;
         let burst = self.gather.due_at().filter(|_| can_send && self.lanes.queued() > 0);
         let retry = self.topics.next_retry().filter(|_| can_send);
         let full = self.full_until.filter(|_| self.rounds.outstanding() == 0);

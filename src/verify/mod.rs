@@ -251,14 +251,17 @@ impl Comparison<'_> {
         // Parked at the time of the snapshot, or since: it may have been replayed in between.
         let then = parked(snapshot.client, slot, &self.names, &lost).await?;
         let now = parked(self.replication, slot, &self.names, &lost).await?;
-        let (in_letters, hidden) = match (then, now) {
+        let (in_letters, hidden): (HashSet<usize>, _) = match (then, now) {
             (Ok(then), Ok(now)) => (then.into_iter().chain(now).collect(), None),
-            (Ok(seen), Err(_)) | (Err(_), Ok(seen)) => (seen, None),
-            (Err(hidden), Err(_)) => (HashSet::new(), Some(hidden)),
+            (Ok(then), Err(_)) => (then, None),
+            // Replayed since the topic was read, it would be seen nowhere.
+            (Err(hidden), now) => (now.unwrap_or_default(), Some(hidden)),
         };
         // Without a look at them none is known to be missing.
+        let lost_for_good =
+            |(at, row): (usize, &NotFound)| row.confirmed && !row.expired && !in_letters.contains(&at);
         if let Some(hidden) = hidden
-            && lost.iter().any(|row| row.confirmed && !row.expired)
+            && lost.iter().enumerate().any(lost_for_good)
         {
             return Err(hidden);
         }

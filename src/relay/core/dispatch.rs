@@ -30,7 +30,7 @@ impl Core {
         if self.is_stuck() {
             return;
         }
-        let mut allowance = self.breaker.allowance();
+        let mut allowance = self.breaker.allowance(self.rounds.outstanding());
         if allowance == 0 {
             return;
         }

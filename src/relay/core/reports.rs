@@ -38,6 +38,7 @@ impl Core {
         if topic.acknowledged() {
             tracing::info!(topic = %topic.name, "topic takes records again");
         }
+        self.breaker.reported();
         self.breaker.success(now);
         Acknowledged {
             route: resolved.route,
@@ -58,6 +59,7 @@ impl Core {
         let Failure { ticket, class, message, record } = failure;
         let (route, round) = self.ledger.returned(ticket);
         let sent_at = self.rounds.reported(round);
+        self.breaker.reported();
         self.observe_budget();
         let source = &self.routes[route as usize];
         let id = source.topic;

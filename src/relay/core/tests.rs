@@ -3,7 +3,9 @@ mod stale;
 use bytes::Bytes;
 
 use super::*;
+use crate::kafka::{Failure, FailureClass, TopicTrouble};
 use crate::outbox::Headers;
+use crate::relay::breaker::State;
 use crate::relay::settings::{self, OnReject};
 
 pub(in crate::relay) fn settings() -> Settings {
@@ -117,4 +119,40 @@ fn behind_a_stuck_record_a_million_are_acknowledged_and_then_reading_stops() {
     assert!(behind >= 1_000_000, "{behind}");
     core.acknowledged(stuck.unwrap(), now);
     assert!(core.may_read());
+}
+
+/// A half-open breaker lets one record through here. One that comes back for want of its topic must not be the
+/// last that was let through.
+#[test]
+fn a_topic_that_is_missing_does_not_keep_a_half_open_breaker_from_sending_to_others() {
+    let second = Duration::from_secs(1);
+    let breaker = settings::Breaker { enabled: true, ..settings().breaker };
+    let (mut core, missing, record) = core_and_record(&Settings { breaker, ..settings() });
+    let there: Arc<str> = Arc::from("there");
+    let route = core.add_route(&there, &Arc::from("public.outbox"), Bytes::new());
+    core.set_limit(&there, TopicLimit::Own(1_000));
+    core.begin(Lsn(1), 0);
+    let (mut taker, mut now) = (Taker::default(), Instant::now());
+    let send = |core: &mut Core, taker: &mut Taker, route: u32, topic: &Arc<str>, now: Instant| {
+        let record = Record { topic: Arc::clone(topic), ..record.clone() };
+        assert_eq!(core.take(record.clone(), route, 10, now), Taken::Yes);
+        core.dispatch(taker, now);
+        (taker.0.pop().expect("it is handed over"), record)
+    };
+    // One that is not answered opens it; it stays outstanding.
+    send(&mut core, &mut taker, route, &there, now);
+    for _ in 0..2 {
+        core.tick(now);
+        now += second;
+    }
+    core.tick(now);
+    assert_eq!(core.breaker().0, State::HalfOpen);
+
+    let (ticket, record) = send(&mut core, &mut taker, missing, &Arc::from("t"), now);
+    let message = "Broker: Unknown topic or partition".to_owned();
+    let class = FailureClass::Topic(TopicTrouble::Unknown);
+    core.failed(Failure { ticket, class, message, record }, None, now);
+    let (ticket, _) = send(&mut core, &mut taker, route, &there, now);
+    core.acknowledged(ticket, now);
+    assert_eq!(core.breaker().0, State::Closed);
 }

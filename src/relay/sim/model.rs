@@ -173,11 +173,13 @@ impl World {
         }
     }
 
-    /// Every fault of Kafka ends.
+    /// Every fault of Kafka ends. A breaker that was opened by hand is closed by hand, any other by itself.
     pub(super) fn heal(&mut self) {
         self.broker.refused.clear();
         self.broker.stalled = false;
-        if let Some(holder) = &mut self.holder {
+        if let Some(holder) = &mut self.holder
+            && holder.core.breaker().2
+        {
             holder.core.force_breaker(false, self.now);
         }
     }
