@@ -253,9 +253,9 @@ impl Comparison<'_> {
         let now = parked(self.replication, slot, &self.names, &lost).await?;
         let (in_letters, hidden): (HashSet<usize>, _) = match (then, now) {
             (Ok(then), Ok(now)) => (then.into_iter().chain(now).collect(), None),
-            (Ok(then), Err(_)) => (then, None),
-            // Replayed since the topic was read, it would be seen nowhere.
-            (Err(hidden), now) => (now.unwrap_or_default(), Some(hidden)),
+            // Parked since, or replayed since the topic was read, a row would be seen nowhere.
+            (Ok(seen), Err(hidden)) | (Err(hidden), Ok(seen)) => (seen, Some(hidden)),
+            (Err(hidden), Err(_)) => (HashSet::new(), Some(hidden)),
         };
         // Without a look at them none is known to be missing.
         let lost_for_good =
